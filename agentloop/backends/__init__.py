@@ -1,0 +1,1 @@
+"""Model providers behind `agentloop.ports.Backend`; each knows only itself."""

@@ -1,0 +1,293 @@
+"""Configuration of a conversation and of one run, its merge and its rules.
+
+Holds the config values of contract sections 1.2 to 1.4, the sparse override of
+section 3, the tool choice of 4.3 and every naming rule of 4.1 and 4.2. Refusals
+are `RequestError`s with the documented slugs. Parsing JSON is `agentloop.wire`'s.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, Literal, TypeAlias
+
+from attrs import evolve, frozen
+
+from agentloop.core.catalog import RequestError
+from agentloop.core.content import JsonObject
+
+MAX_WIRE_NAME = 64
+MAX_ITERATIONS = 10_000
+_ALIAS = re.compile(r"[a-zA-Z][a-zA-Z0-9]{0,7}")
+_WIRE_NAME = re.compile(rf"[a-zA-Z0-9_-]{{1,{MAX_WIRE_NAME}}}")
+
+
+@frozen(kw_only=True)
+class ToolSpec:
+    """A tool as a model is told of it; `input_schema` is a JSON Schema object."""
+
+    name: str
+    description: str | None = None
+    input_schema: JsonObject
+    strict: bool | None = None
+
+
+@frozen(kw_only=True)
+class McpServer:
+    """A server of tools under an alias.
+
+    With a `url` it is reached by MCP; `tools` present is its declared catalog,
+    absent means it is discovered when the run starts. Without a `url` it names
+    an alias that the host registered.
+    """
+
+    alias: str
+    url: str | None = None
+    tools: tuple[ToolSpec, ...] | None = None
+    description: str | None = None
+
+
+@frozen(kw_only=True)
+class ClientTools:
+    """Tools under an alias that the caller answers (the seed's vintage)."""
+
+    alias: str
+    tools: tuple[ToolSpec, ...]
+    description: str | None = None
+
+
+@frozen(kw_only=True)
+class Config:
+    """ConversationDefaults, and a run's `effective_config` (contract 1.2).
+
+    None means absent: a list that is absent is empty, except `mcp_servers`,
+    whose absence offers every alias that the host registered.
+    """
+
+    model: str
+    data_plane_id: str | None = None
+    execution_cluster: Literal["shared", "dedicated"] | None = None
+    compute_pool_id: str | None = None
+    max_iterations: int = 8
+    max_tokens: int = 4096
+    temperature: float | None = None
+    output_format_schema: JsonObject | None = None
+    mcp_servers: tuple[McpServer, ...] | None = None
+    client_tools: tuple[ClientTools, ...] | None = None
+    tools: tuple[ToolSpec, ...] | None = None
+
+
+REQUIRED: frozenset[str] = frozenset({"model", "max_iterations", "max_tokens"})
+"""The fields that an explicit null cannot clear."""
+
+
+@frozen
+class Override:
+    """The fields a run changes, and only those; a None value clears the field."""
+
+    changes: Mapping[str, Any]
+
+
+@frozen
+class Auto:
+    """`{"kind": "auto"}`: the model decides."""
+
+
+@frozen
+class AnyTool:
+    """`{"kind": "any"}`: the model must call some tool on the first iteration."""
+
+
+@frozen
+class SpecificTool:
+    """`{"kind": "specific_tool"}`: the model must call this tool first.
+
+    `name` is a wire name or a caller's bare name; with `mcp_alias` it is the
+    server's own name.
+    """
+
+    name: str
+    mcp_alias: str | None = None
+
+
+ToolChoice: TypeAlias = Auto | AnyTool | SpecificTool
+
+
+def wire_name(alias: str, tool: str) -> str:
+    """The name under which the model sees a tool of an alias."""
+    return f"{alias}-{tool}"
+
+
+def split_wire_name(name: str) -> tuple[str, str] | None:
+    """`(alias, tool)` split at the first dash, or None for a name without one."""
+    alias, dash, tool = name.partition("-")
+    return (alias, tool) if dash else None
+
+
+def is_alias(text: str) -> bool:
+    """Whether `text` follows the alias rule `^[a-zA-Z][a-zA-Z0-9]{0,7}$`."""
+    return _ALIAS.fullmatch(text) is not None
+
+
+def is_wire_name(text: str) -> bool:
+    """Whether `text` is a name that every provider takes."""
+    return _WIRE_NAME.fullmatch(text) is not None
+
+
+def merge(defaults: Config, override: Override | None) -> Config:
+    """The effective config: each field present replaces the default whole.
+
+    Raises:
+        RequestError: `invalid-config` when a mandatory field is set to null.
+    """
+    if override is None or not override.changes:
+        return defaults
+    for name in sorted(REQUIRED & override.changes.keys()):
+        if override.changes[name] is None:
+            problem = f"$.config_override.{name} cannot be null"
+            raise RequestError("invalid-config", problem=problem)
+    return evolve(defaults, **override.changes)
+
+
+def with_registered(config: Config, registered: Iterable[str]) -> Config:
+    """The config with every registered alias on offer, unless it lists servers."""
+    aliases = tuple(registered)
+    if config.mcp_servers is not None or not aliases:
+        return config
+    servers = tuple(McpServer(alias=alias) for alias in aliases)
+    return evolve(config, mcp_servers=servers)
+
+
+def validate(config: Config, registered: Collection[str] = ()) -> None:
+    """Check every rule on a config, the same at creation and after a merge.
+
+    Args:
+        config: the defaults of a conversation or a run's effective config.
+        registered: the aliases under which the host offers tools of its own.
+
+    Raises:
+        RequestError: with the documented slug of the first rule that is broken.
+    """
+    _check_numbers(config)
+    _check_schemas(config)
+    _check_aliases(config)
+    _check_wire_names(config)
+    _check_caller_tools(config.tools or ())
+    _check_servers(config.mcp_servers or (), registered)
+
+
+def _refuse(problem: str) -> RequestError:
+    return RequestError("invalid-config", problem=problem)
+
+
+def _check_numbers(config: Config) -> None:
+    if not config.model.strip():
+        raise _refuse("$.model must not be blank")
+    if not 1 <= config.max_iterations <= MAX_ITERATIONS:
+        raise _refuse(
+            f"$.max_iterations must be between 1 and {MAX_ITERATIONS}, "
+            f"not {config.max_iterations}"
+        )
+    if config.max_tokens < 1:
+        raise _refuse(f"$.max_tokens must be at least 1, not {config.max_tokens}")
+    if config.temperature is not None and not 0 <= config.temperature <= 1:
+        raise _refuse(
+            f"$.temperature must be between 0 and 1, not {config.temperature}"
+        )
+
+
+def _check_schemas(config: Config) -> None:
+    if config.output_format_schema is not None:
+        _check_references(config.output_format_schema, "$.output_format_schema")
+    for path, spec in _declared(config):
+        _check_references(spec.input_schema, f"{path}.input_schema")
+
+
+def _check_references(schema: JsonObject, path: str) -> None:
+    """Refuse references that a validator would have to fetch from somewhere."""
+    todo: list[tuple[str, Any]] = [(path, schema)]
+    while todo:
+        where, node = todo.pop()
+        if isinstance(node, Mapping):
+            ref = node.get("$ref")
+            if isinstance(ref, str) and not ref.startswith("#"):
+                raise _refuse(f"{where}.$ref must stay inside the schema, not '{ref}'")
+            todo.extend((f"{where}.{key}", value) for key, value in node.items())
+        elif isinstance(node, list | tuple):
+            todo.extend((f"{where}[{i}]", value) for i, value in enumerate(node))
+
+
+def _declared(config: Config) -> Iterator[tuple[str, ToolSpec]]:
+    """Every declared tool with its JSON path."""
+    for i, server in enumerate(config.mcp_servers or ()):
+        for j, spec in enumerate(server.tools or ()):
+            yield f"$.mcp_servers[{i}].tools[{j}]", spec
+    for i, group in enumerate(config.client_tools or ()):
+        for j, spec in enumerate(group.tools):
+            yield f"$.client_tools[{i}].tools[{j}]", spec
+    for j, spec in enumerate(config.tools or ()):
+        yield f"$.tools[{j}]", spec
+
+
+def _groups(config: Config) -> Iterator[tuple[str, tuple[ToolSpec, ...]]]:
+    """Every alias with the tools declared under it."""
+    for server in config.mcp_servers or ():
+        yield server.alias, server.tools or ()
+    for group in config.client_tools or ():
+        yield group.alias, group.tools
+
+
+def _check_aliases(config: Config) -> None:
+    aliases = [alias for alias, _ in _groups(config)]
+    bad = [alias for alias in aliases if not is_alias(alias)]
+    if bad:
+        raise RequestError("invalid-tool-alias", names=", ".join(bad))
+    if twice := _duplicates(aliases):
+        raise RequestError("duplicate-tool-alias", names=", ".join(twice))
+
+
+def _check_wire_names(config: Config) -> None:
+    names = [wire_name(a, spec.name) for a, specs in _groups(config) for spec in specs]
+    long = [name for name in names if len(name) > MAX_WIRE_NAME]
+    if long:
+        raise RequestError("tool-name-too-long", names=", ".join(long))
+    bad = [name for name in names if not is_wire_name(name) or name.endswith("-")]
+    if bad:
+        raise _refuse(
+            f"tool names may hold only a-z, A-Z, 0-9, _ and -: {', '.join(bad)}"
+        )
+    if twice := _duplicates(names):
+        raise _refuse(f"tools declared twice under one alias: {', '.join(twice)}")
+
+
+def _check_caller_tools(tools: tuple[ToolSpec, ...]) -> None:
+    names = [spec.name for spec in tools]
+    bad = [n for n in names if not n or "-" in n or len(n) > MAX_WIRE_NAME]
+    if bad:
+        shown = ", ".join(name or "''" for name in bad)
+        raise RequestError("invalid-caller-tool-name", names=shown)
+    if twice := _duplicates(names):
+        raise RequestError("duplicate-caller-tool-name", names=", ".join(twice))
+    odd = [name for name in names if not is_wire_name(name)]
+    if odd:
+        raise _refuse(f"tool names may hold only a-z, A-Z, 0-9, _: {', '.join(odd)}")
+
+
+def _check_servers(servers: tuple[McpServer, ...], registered: Collection[str]) -> None:
+    for i, server in enumerate(servers):
+        if server.url is not None:
+            continue
+        if server.alias not in registered:
+            known = ", ".join(sorted(registered)) or "none"
+            raise _refuse(
+                f"$.mcp_servers[{i}] has no url and '{server.alias}' is no alias "
+                f"registered by the host (registered: {known})"
+            )
+        if server.tools is not None:
+            raise _refuse(
+                f"$.mcp_servers[{i}].tools needs a url: "
+                f"the tools of '{server.alias}' are the host's"
+            )
+
+
+def _duplicates(names: Iterable[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]

@@ -1,0 +1,111 @@
+"""The port to a model provider: one session per drive, one call per attempt."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
+
+from attrs import frozen
+
+from agentloop.core.config import Config, ToolChoice, ToolSpec
+from agentloop.core.content import Message
+from agentloop.core.phases import Infer, ModelFailed, ModelReplied
+
+DeltaSink: TypeAlias = Callable[[str], None]
+"""Takes pieces of text as the model produces them."""
+
+
+@frozen(kw_only=True)
+class SessionSetup:
+    """What stays the same for all inferences of one run.
+
+    `history` are the conversation's messages before the run; `specs` carry wire
+    names, and may be empty although the history holds tool blocks.
+    """
+
+    config: Config
+    system: str | None
+    specs: tuple[ToolSpec, ...]
+    history: Sequence[Message]
+
+
+@frozen(kw_only=True)
+class JobContext:
+    """What an attempt is called and how long it may take, in seconds."""
+
+    job_id: str
+    timeout: float | None = None
+
+
+@frozen(kw_only=True)
+class AttemptReport:
+    """What one attempt leaves for the job record.
+
+    Attributes:
+        provider_request_id: the provider's own id, where it gave one.
+        request_sha256: hex digest of `Session.request` as it was sent.
+        response: the provider's answer as JSON text, verbatim.
+        notes: what the encoder changed so that the provider takes the history.
+    """
+
+    provider_request_id: str | None = None
+    request_sha256: str | None = None
+    response: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+@frozen
+class Inference:
+    """The event that answers an `Infer` command, and the attempt's report."""
+
+    event: ModelReplied | ModelFailed
+    report: AttemptReport
+
+
+class Session(Protocol):
+    """Inferences of one run, made one after another.
+
+    A session may keep encoded turns, keyed by position in the log. It is used by
+    one thread at a time.
+    """
+
+    def infer(
+        self, command: Infer, job: JobContext, on_delta: DeltaSink | None
+    ) -> Inference:
+        """Make exactly one request to the provider and wait for its answer.
+
+        Must not retry. Must not raise for anything the provider or the network
+        does: that is a `ModelFailed` with a `Failure` of the right kind. A reply
+        that cannot be understood is `malformed_output`. `on_delta` is given when
+        somebody listens; the provider's streaming call is used then.
+        """
+        ...
+
+    def request(self, command: Infer, job: JobContext) -> bytes:
+        """The body that `infer` sends for this command, byte for byte."""
+        ...
+
+
+class Backend(Protocol):
+    """A model provider over the host's own client; shared by all threads.
+
+    A backend whose sessions have `async def ainfer`, with the signature of
+    `Session.infer`, is awaited by the async driver instead of using a thread.
+    """
+
+    @property
+    def name(self) -> str:
+        """A short name for job records, e.g. `bedrock`."""
+        ...
+
+    def check(self, config: Config, tool_choice: ToolChoice) -> None:
+        """Refuse what the provider would refuse for this config, before it costs.
+
+        Called once when a run starts; must not perform I/O.
+
+        Raises:
+            RequestError: `invalid-config`, naming the combination.
+        """
+        ...
+
+    def session(self, setup: SessionSetup) -> Session:
+        """A session for one drive of one run; cheap, and without I/O."""
+        ...

@@ -1,0 +1,79 @@
+"""The port to servers of tools: host functions, MCP servers, anything else."""
+
+from typing import Protocol
+
+from attrs import frozen
+
+from agentloop.core.catalog import Failure
+from agentloop.core.config import McpServer
+from agentloop.core.content import Content, JsonObject
+from agentloop.core.routing import Offer
+
+
+@frozen(kw_only=True)
+class ToolCall:
+    """One call to make.
+
+    `effect_key` is the same for every attempt of the same call, and for no other:
+    an idempotency key for whatever the tool does. `timeout` is in seconds.
+    """
+
+    run_id: str
+    effect_key: str
+    tool_use_id: str
+    name: str
+    arguments: JsonObject
+    timeout: float | None = None
+
+
+@frozen
+class ToolAnswer:
+    """What a tool returned; its own failure is `is_error`, not an exception."""
+
+    content: tuple[Content, ...]
+    is_error: bool = False
+
+
+class ToolServer(Protocol):
+    """The tools under one alias. Shared by all threads.
+
+    A server with `async def acall`, with the signature of `call`, is awaited by
+    the async driver instead of using a thread.
+    """
+
+    def declared(self) -> tuple[Offer, ...] | None:
+        """The catalog when it is known without I/O, None when it must be asked."""
+        ...
+
+    def discover(self, timeout: float) -> tuple[Offer, ...] | Failure:
+        """Ask for the catalog, within `timeout` seconds.
+
+        Must not raise; a failure is `discovery_unavailable` when another attempt
+        may help, else `discovery_refused`.
+        """
+        ...
+
+    def call(self, call: ToolCall) -> ToolAnswer | Failure:
+        """Make the call and wait for its answer, at most `call.timeout` seconds.
+
+        Must not retry and must not raise. What the tool itself reports as wrong
+        is an answer with `is_error`. A `Failure` is of a kind that the catalog's
+        failure table lists for tools; its `retried` column decides the rest.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back what the server holds; called when its loop is closed."""
+        ...
+
+
+class ServerDirectory(Protocol):
+    """Reaches the servers that a config names by URL."""
+
+    def open(self, server: McpServer) -> ToolServer:
+        """The server's tools for one run; `close` is called when it ends.
+
+        Raises:
+            RequestError: `invalid-config`, when policy forbids the address.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""Driving runs: the face, the drivers, the worker. Knows ports, no adapter."""

@@ -1,0 +1,1 @@
+"""Stores behind `agentloop.ports.Store`; each knows only itself."""

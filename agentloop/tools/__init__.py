@@ -1,0 +1,1 @@
+"""Servers of tools behind `agentloop.ports.ToolServer`; each knows only itself."""

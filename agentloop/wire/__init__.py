@@ -1,0 +1,43 @@
+"""JSON in and out: `text` for bytes, `converter` for values, `checkpoint` for states.
+
+The only room that knows how a value looks in JSON. What is stored carries
+`SCHEMA_VERSION`; what a newer version stored is refused with a clear error.
+"""
+
+from agentloop.wire.converter import (
+    BLOCK_TAGS,
+    SCHEMA_VERSION,
+    is_uuid,
+    load,
+    message_from,
+    message_text,
+    to_json,
+)
+from agentloop.wire.text import (
+    Limits,
+    TooLargeError,
+    WireError,
+    clean,
+    clean_text,
+    dump,
+    parse,
+    undump,
+)
+
+__all__ = [
+    "BLOCK_TAGS",
+    "SCHEMA_VERSION",
+    "Limits",
+    "TooLargeError",
+    "WireError",
+    "clean",
+    "clean_text",
+    "dump",
+    "is_uuid",
+    "load",
+    "message_from",
+    "message_text",
+    "parse",
+    "to_json",
+    "undump",
+]
