@@ -1,0 +1,1 @@
+"""Tools for testing agents: scripts, fakes that speak real protocols, fixtures."""

@@ -1,0 +1,67 @@
+"""Plain JSON values, read without trusting their shape.
+
+The fake reads what strangers send, so a request stays `object` until looked at. Nothing
+here knows Bedrock.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
+
+Json: TypeAlias = Mapping[str, object]
+
+_EMPTY: Json = {}
+
+
+def is_list(value: object) -> bool:
+    """Whether JSON would call this an array."""
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+
+
+def obj(value: object, *keys: str) -> Json:
+    """The object found by walking `keys`, or an empty one."""
+    found = at(value, *keys)
+    return found if isinstance(found, Mapping) else _EMPTY
+
+
+def at(value: object, *keys: str) -> object:
+    """The value found by walking `keys` through nested objects, or `None`."""
+    for key in keys:
+        if not isinstance(value, Mapping):
+            return None
+        value = value.get(key)
+    return value
+
+
+def text(value: object, *keys: str) -> str:
+    """The string found by walking `keys`, or an empty one."""
+    found = at(value, *keys)
+    return found if isinstance(found, str) else ""
+
+
+def items(value: object, *keys: str) -> tuple[object, ...]:
+    """The list found by walking `keys`, or an empty one."""
+    found = at(value, *keys)
+    if isinstance(found, Sequence) and not isinstance(found, (str, bytes)):
+        return tuple(found)
+    return ()
+
+
+def only_key(value: object) -> str:
+    """The key of a one-key object (a tagged union), or an empty string."""
+    if isinstance(value, Mapping) and len(value) == 1:
+        return str(next(iter(value)))
+    return ""
+
+
+def nested(value: object, path: str = "") -> Iterator[tuple[str, Json]]:
+    """Every object inside a JSON value, the outer one first, with its dotted path."""
+    stack: list[tuple[str, object]] = [(path, value)]
+    while stack:
+        here, current = stack.pop()
+        inner: list[tuple[object, object]] = []
+        if isinstance(current, Mapping):
+            yield here, current
+            inner = list(current.items())
+        elif is_list(current):
+            inner = list(enumerate(items(current)))
+        stack.extend((f"{here}.{k}".lstrip("."), v) for k, v in reversed(inner))
