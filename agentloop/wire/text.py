@@ -7,6 +7,7 @@ return value, an SDK's reply) go through `clean`. This room knows no classes.
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
@@ -14,6 +15,8 @@ from attrs import frozen
 
 MAX_BYTES: Final = 8 * 1024 * 1024
 MAX_DEPTH: Final = 100
+MAX_INT_BITS: Final = 14_000
+"""About 4 200 digits, just below what Python turns into text by default."""
 REPLACEMENT: Final = "\ufffd"
 
 
@@ -74,13 +77,17 @@ def parse(data: bytes | str, limits: Limits = Limits()) -> tuple[Any, int]:
         raise WireError("$", f"no JSON: {error.msg} at {error.pos}") from None
     except WireError:
         raise
+    except RecursionError:  # only where a host allows more levels than Python
+        raise TooLargeError("$", "nested too deep to be parsed") from None
     except ValueError as error:  # an integer of more than 4 300 digits
         raise WireError("$", f"no usable JSON: {error}") from None
     return clean(value) if _SUSPECT.search(text) else (value, 0)
 
 
 _SUSPECT = re.compile(r"\\u[dD][89a-fA-F]|\\u0000|[\x00\ud800-\udfff]")
-_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+# Possessive, and content with a string that never ends: backtracking would make
+# the scan quadratic, and hold a gigabyte for one string of eight megabytes.
+_BRACKETS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
 
 def _too_deep(raw: bytes, limit: int) -> bool:
@@ -102,8 +109,7 @@ def _too_deep(raw: bytes, limit: int) -> bool:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise WireError("$", f"the key {twice[:80]!r} appears twice in one object")
     return value
 
@@ -171,46 +177,66 @@ def clean(value: Any, limits: Limits = Limits()) -> tuple[Any, int]:
             a cycle or nesting beyond the limit. The path says where.
     """
     cleaner = _Cleaner(limits.max_depth)
-    return cleaner.walk(value, "$", 0), cleaner.count
+    try:
+        return cleaner.walk(value, 0), cleaner.count
+    except WireError as error:
+        raise WireError(error.path[:200], error.problem) from None
 
 
 class _Cleaner:
-    """One pass over a value; counts the characters it replaces."""
+    """One pass over a value; counts the characters it replaces.
+
+    Paths are put together only when something is wrong: made on the way down they
+    would copy a long key once for each of its descendants.
+    """
 
     def __init__(self, max_depth: int) -> None:
         self.max_depth = max_depth
         self.count = 0
 
-    def walk(self, node: Any, path: str, depth: int) -> Any:
+    def walk(self, node: Any, depth: int) -> Any:
         if isinstance(node, str):
             text, changed = clean_text(node)
             self.count += changed
             return text
-        if node is None or isinstance(node, bool | int):
+        if node is None or isinstance(node, bool):
             return node
-        if isinstance(node, float):
-            if node - node != 0:  # NaN and both infinities
-                raise WireError(path, f"{node} is no JSON number")
-            return node
-        return self.container(node, path, depth)
+        if isinstance(node, int | float):
+            return _number(node)
+        return self.container(node, depth)
 
-    def container(self, node: Any, path: str, depth: int) -> Any:
+    def container(self, node: Any, depth: int) -> Any:
         if depth >= self.max_depth:
-            problem = f"nested deeper than {self.max_depth} levels"
-            raise WireError(f"{path[:200]}", problem)
+            raise WireError("$", f"nested deeper than {self.max_depth} levels")
         if isinstance(node, Mapping):
-            return {
-                self.walk(_key(key, path), path, depth): self.walk(
-                    item, f"{path}.{key}", depth + 1
-                )
-                for key, item in node.items()
-            }
+            return self.object(node, depth)
         if isinstance(node, list | tuple):
-            return [self.walk(v, f"{path}[{i}]", depth + 1) for i, v in enumerate(node)]
-        raise WireError(path, f"{type(node).__name__} has no JSON form")
+            return [self.inside(f"[{i}]", v, depth) for i, v in enumerate(node)]
+        raise WireError("$", f"{type(node).__name__} has no JSON form")
+
+    def object(self, node: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+        cleaned = {}
+        for key, item in node.items():
+            if not isinstance(key, str):
+                raise WireError("$", f"the key {repr(key)[:80]} is no string")
+            name = self.walk(key, depth)
+            if name in cleaned:
+                problem = f"the key {name[:80]!r} appears twice in one object"
+                raise WireError("$", problem)
+            cleaned[name] = self.inside(f".{name[:80]}", item, depth)
+        return cleaned
+
+    def inside(self, step: str, node: Any, depth: int) -> Any:
+        try:
+            return self.walk(node, depth + 1)
+        except WireError as error:
+            raise WireError(f"${step}{error.path[1:]}", error.problem) from None
 
 
-def _key(key: Any, path: str) -> str:
-    if not isinstance(key, str):
-        raise WireError(path, f"the key {key!r} is no string")
-    return key
+def _number(node: float) -> float:
+    if isinstance(node, int):
+        if node.bit_length() > MAX_INT_BITS:
+            raise WireError("$", f"an integer of {node.bit_length()} bits is too large")
+    elif node - node != 0:  # NaN and both infinities
+        raise WireError("$", f"{node} is no JSON number")
+    return node
