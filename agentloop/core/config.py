@@ -203,17 +203,38 @@ def _check_schemas(config: Config) -> None:
 
 
 def _check_references(schema: JsonObject, path: str) -> None:
-    """Refuse references that a validator would have to fetch from somewhere."""
-    todo: list[tuple[str, Any]] = [(path, schema)]
+    """Refuse references that a validator would have to fetch from somewhere.
+
+    A path is a chain of steps until it is shown, so that a long key is not copied
+    once for each of its descendants.
+    """
+    todo: list[tuple[_Steps, Any]] = [((None, path), schema)]
     while todo:
         where, node = todo.pop()
         if isinstance(node, Mapping):
-            ref = node.get("$ref")
-            if isinstance(ref, str) and not ref.startswith("#"):
-                raise _refuse(f"{where}.$ref must stay inside the schema, not '{ref}'")
-            todo.extend((f"{where}.{key}", value) for key, value in node.items())
+            _check_reference(node, where)
+            todo.extend(((where, f".{key}"), value) for key, value in node.items())
         elif isinstance(node, list | tuple):
-            todo.extend((f"{where}[{i}]", value) for i, value in enumerate(node))
+            todo.extend(((where, f"[{i}]"), value) for i, value in enumerate(node))
+
+
+_Steps: TypeAlias = tuple["_Steps | None", str]
+
+
+def _check_reference(node: Mapping[str, Any], where: _Steps) -> None:
+    for word in ("$ref", "$dynamicRef"):
+        ref = node.get(word)
+        if isinstance(ref, str) and not ref.startswith("#"):
+            path = _path((where, f".{word}"))
+            raise _refuse(f"{path} must stay inside the schema, not '{ref}'")
+
+
+def _path(steps: _Steps | None) -> str:
+    shown = ""
+    while steps is not None:
+        steps, step = steps
+        shown = step + shown
+    return shown
 
 
 def _declared(config: Config) -> Iterator[tuple[str, ToolSpec]]:
@@ -246,11 +267,12 @@ def _check_aliases(config: Config) -> None:
 
 
 def _check_wire_names(config: Config) -> None:
-    names = [wire_name(a, spec.name) for a, specs in _groups(config) for spec in specs]
+    pairs = [(alias, spec.name) for alias, specs in _groups(config) for spec in specs]
+    names = [wire_name(alias, tool) for alias, tool in pairs]
     long = [name for name in names if len(name) > MAX_WIRE_NAME]
     if long:
         raise RequestError("tool-name-too-long", names=", ".join(long))
-    bad = [name for name in names if not is_wire_name(name) or name.endswith("-")]
+    bad = [wire_name(a, t) for a, t in pairs if not (t and _WIRE_NAME.fullmatch(t))]
     if bad:
         raise _refuse(
             f"tool names may hold only a-z, A-Z, 0-9, _ and -: {', '.join(bad)}"
@@ -275,6 +297,8 @@ def _check_caller_tools(tools: tuple[ToolSpec, ...]) -> None:
 def _check_servers(servers: tuple[McpServer, ...], registered: Collection[str]) -> None:
     for i, server in enumerate(servers):
         if server.url is not None:
+            if not server.url.strip():
+                raise _refuse(f"$.mcp_servers[{i}].url must not be blank")
             continue
         if server.alias not in registered:
             known = ", ".join(sorted(registered)) or "none"

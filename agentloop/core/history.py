@@ -5,6 +5,7 @@ stored (`close`), what a provider sees is derived from it (`turns`), and what a
 caller may answer is read from its last assistant turn (`check_outputs`).
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
@@ -38,26 +39,27 @@ def problems(messages: Sequence[Message]) -> list[str]:
     """What is wrong with a history, by position; empty when it is legal.
 
     Legal means: it begins with a user message; no message is empty or holds a
-    blank text; ids are unique within an assistant message; each of its calls is
-    answered exactly once before the next assistant message, and nothing else is.
-    The calls of the last assistant message may still be open.
+    blank text; a tool message holds results alone; ids are unique within an
+    assistant message; each of its calls is answered exactly once before anything
+    else is said, and nothing else is answered. The calls of the last assistant
+    message may still be open.
     """
     found: list[str] = []
     if messages and messages[0].role != "user":
         found.append("message 1: a conversation begins with a user message")
-    open_ids: set[str] = set()
+    open_ids: dict[str, None] = {}  # a set in call order
     for number, message in enumerate(messages, start=1):
         found.extend(f"message {number}: {text}" for text in _own_problems(message))
         if message.role == "assistant":
             found.extend(f"message {number}: {id_} unanswered" for id_ in open_ids)
-            open_ids = {use.tool_use_id for use in tool_uses(message)}
+            open_ids = dict.fromkeys(use.tool_use_id for use in tool_uses(message))
             continue
         for result in tool_results(message):
             if result.tool_use_id not in open_ids:
                 found.append(f"message {number}: {result.tool_use_id} is not open")
-            open_ids.discard(result.tool_use_id)
-        if open_ids and any(isinstance(b, Text) for b in message.content):
-            found.append(f"message {number}: text while calls are open")
+            open_ids.pop(result.tool_use_id, None)
+        if open_ids and not _only_results(message):
+            found.append(f"message {number}: more than results while calls are open")
     return found
 
 
@@ -73,6 +75,12 @@ def _own_problems(message: Message) -> Iterator[str]:
         yield "has calls although it is no assistant message"
     if message.role == "assistant" and tool_results(message):
         yield "has results although it is an assistant message"
+    if message.role == "tool" and not _only_results(message):
+        yield "has more than results although it is a tool message"
+
+
+def _only_results(message: Message) -> bool:
+    return all(isinstance(block, ToolResult) for block in message.content)
 
 
 def close(
@@ -189,18 +197,18 @@ def check_outputs(
     except LookupError:
         raise RequestError("no-assistant-turn", id=conversation_id) from None
     names = {use.tool_use_id: use.name for use in tool_uses(said)}
-    if strange := [id_ for id_ in ids if id_ not in names]:
+    given = Counter(ids)
+    if strange := [id_ for id_ in given if id_ not in names]:
         raise RequestError("unknown-tool-use-id", ids=_listed(strange))
-    order = [id_ for id_ in names if id_ in set(ids)]
+    order = [id_ for id_ in names if id_ in given]
     if ours := [id_ for id_ in order if is_server_call(names[id_])]:
         raise RequestError("not-a-client-tool-call", ids=_listed(ours))
     pending = [use.tool_use_id for use in unanswered(messages)]
-    missing = [id_ for id_ in pending if id_ not in ids]
-    extra = [id_ for id_ in order if id_ not in pending]
-    twice = [id_ for id_ in order if ids.count(id_) > 1 and id_ in pending]
+    missing = [id_ for id_ in pending if id_ not in given]
+    unexpected = [id_ for id_ in order if given[id_] > 1 or id_ not in pending]
     clauses = [
         f"{title}: {_listed(some)}"
-        for title, some in (("missing", missing), ("unexpected", extra + twice))
+        for title, some in (("missing", missing), ("unexpected", unexpected))
         if some
     ]
     if clauses:

@@ -44,6 +44,7 @@ from agentloop.core.content import (
     ToolUse,
     is_blank,
     texts,
+    tool_results,
     tool_uses,
 )
 from agentloop.core.history import OUTCOME_UNKNOWN, close, error_result
@@ -92,7 +93,7 @@ _VOID_STOPS = {
 def start(plan: Plan, opening: Message, routing: Routing | None) -> LoopState:
     """The first state of a run: discovering, or inferring when routing is known."""
     state = LoopState(plan, routing, Discovering(), 0, Log(opening), Usage())
-    return state if routing is None else _begin(state)
+    return state if routing is None else _discovered(state, routing)
 
 
 def next_command(state: LoopState) -> Command:
@@ -240,6 +241,8 @@ def _unusable(said: Message, uses: tuple[ToolUse, ...]) -> str | None:
     twice = [k for k, n in Counter(use.tool_use_id for use in uses).items() if n > 1]
     if twice:
         return f"it uses the tool_use_id {twice[0]!r} for two calls"
+    if tool_results(said):
+        return "it holds results, which only a caller or a tool may give"
     if not uses and not any(isinstance(block, Text) for block in said.content):
         return "it holds neither text nor a tool call"
     return None
@@ -261,7 +264,7 @@ def _final(state: LoopState, event: ModelReplied) -> LoopState:
         case Answer() as answer:
             return _finish(state, Completed(answer))
         case None:
-            return _finish(state, Completed(Answer(next(texts(event.message)))))
+            return _finish(state, Completed(Answer(next(texts(state.log[-1])))))
 
 
 # ---------------------------------------------------------------- tools
@@ -319,7 +322,7 @@ def _on_tool(state: LoopState, event: ToolReturned | ToolFailed) -> LoopState:
     phase = state.phase
     if not isinstance(phase, CallingTools):
         return state
-    index = _open_call(phase, event.key)
+    index = _running(state.plan, phase, event.key)
     if index is None:
         return state
     call = phase.calls[index]
@@ -331,10 +334,11 @@ def _on_tool(state: LoopState, event: ToolReturned | ToolFailed) -> LoopState:
     return _call_failed(state, phase, index, event.failure)
 
 
-def _open_call(phase: CallingTools, key: str) -> int | None:
-    for index, call in enumerate(phase.calls):
+def _running(plan: Plan, phase: CallingTools, key: str) -> int | None:
+    """The position of a call that may be running; no other can have an answer."""
+    for call in _window(plan, phase):
         if call.key == key:
-            return index if phase.results[index] is None else None
+            return phase.calls.index(call)
     return None
 
 
@@ -438,12 +442,18 @@ def _recover_calls(state: LoopState, phase: CallingTools) -> CallingTools:
         elif call.route.in_doubt == "tell":
             phase = _answered(phase, index, _outcome_unknown(call))
         else:
-            problem = f"'{call.use.name}' was running and may not be repeated"
+            problem = f"'{call.use.name}' was running, {_why_not_again(call)}"
             message = describe("AgentLoopWorkerLost", problem=problem)
             failure = Failure(kind="worker_lost", message=message)
             barred = phase.barred or last
             phase = evolve(_answered(phase, index, failure), barred=barred)
     return phase
+
+
+def _why_not_again(call: Call) -> str:
+    if call.route.in_doubt == "repeat":
+        return "and its attempts are spent"
+    return "and may not be repeated"
 
 
 def _outcome_unknown(call: Call) -> ToolResult:

@@ -114,8 +114,9 @@ def assemble(config: Config, catalogs: Catalogs) -> Toolbox:
             specs.append(evolve(spec, name=name))
         else:
             dropped.append(name)
-    found = {s.alias for s in config.mcp_servers or () if s.url and s.tools is None}
-    known = {s.alias for s in config.mcp_servers or ()} - found
+    servers = config.mcp_servers or ()
+    found = {s.alias for s in servers if s.url is not None and s.tools is None}
+    known = {s.alias for s in servers} - found
     known |= {group.alias for group in config.client_tools or ()}
     routing = Routing(
         MappingProxyType(routes),
@@ -208,7 +209,8 @@ def _check_specific(
     offers = catalogs[alias]
     if offers is None:
         return alias
-    if all(offer.spec.name != tool for offer in offers):
+    usable = is_wire_name(wire_name(alias, tool))  # others are not on offer
+    if not usable or all(offer.spec.name != tool for offer in offers):
         raise RequestError("unknown-tool-choice-name", name=choice.name)
     return None
 
