@@ -1,0 +1,45 @@
+"""A real Snowflake connection that reaches the fake and nothing else.
+
+The room knows the options each connector line needs to stay on loopback. Connectors
+ship few types, hence the `Any`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+OPTIONS = {
+    "user": "agent",
+    "password": "loopback",
+    "account": "loopback",
+    "host": "127.0.0.1",
+    "protocol": "http",
+    "login_timeout": 10,
+    # 4.x would ask the cloud's metadata service otherwise.
+    "platform_detection_timeout_seconds": 0.0,
+}
+
+
+def snowflake_connection(port: int, **options: object) -> Any:
+    """Connect to the fake at `port`.
+
+    Args:
+        port: Where it listens on 127.0.0.1.
+        **options: Options of `snowflake.connector.connect`, before our own.
+    """
+    try:
+        import snowflake.connector
+    except ImportError as error:
+        raise ImportError(
+            "FakeSnowflake.connect() needs snowflake-connector-python; "
+            "pip install 'agentloop[cortex]'"
+        ) from error
+    given: dict[str, Any] = {
+        **OPTIONS,
+        "port": port,
+        "session_parameters": {"CLIENT_TELEMETRY_ENABLED": False},
+    }
+    if int(snowflake.connector.__version__.split(".")[0]) >= 5:
+        # 5.x warns about a coming default otherwise.
+        given["enable_server_session_keep_alive_auto_detection"] = False
+    return snowflake.connector.connect(**{**given, **options})
