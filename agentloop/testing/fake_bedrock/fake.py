@@ -1,6 +1,6 @@
 """`FakeBedrock`: the server, its script and what it saw.
 
-The parts stand beside it: `loopback` moves bytes, `rules` judges requests, `replies` are
+The parts stand beside it: `loopback` moves bytes, `rules` judges, `replies` are
 values, `delivery` sends them. This room holds the state that ties them together.
 """
 

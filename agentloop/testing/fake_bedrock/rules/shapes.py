@@ -94,16 +94,18 @@ Shape: TypeAlias = (
 def broken(shape: Shape, value: object, path: str = "") -> Iterator[str]:
     """Every constraint that `value` breaks, one sentence each."""
     match shape:
-        case Text() | Number() | Flag() | Document() | Blob():
-            yield from _broken_leaf(shape, value, path)
-        case ListOf():
-            yield from _broken_list(shape, value, path)
-        case MapOf():
-            yield from _broken_map(shape, value, path)
+        case Text():
+            yield from _broken_text(shape, value, path)
         case Struct():
             yield from _broken_struct(shape, value, path)
         case Union():
             yield from _broken_union(shape, value, path)
+        case ListOf():
+            yield from _broken_list(shape, value, path)
+        case MapOf():
+            yield from _broken_map(shape, value, path)
+        case Number() | Flag() | Document() | Blob():
+            yield from _broken_leaf(shape, value, path)
         case _:
             assert_never(shape)
 
@@ -130,11 +132,9 @@ def _as_wire(value: object) -> str:
 
 
 def _broken_leaf(
-    shape: Text | Number | Flag | Document | Blob, value: object, path: str
+    shape: Number | Flag | Document | Blob, value: object, path: str
 ) -> Iterator[str]:
     match shape:
-        case Text():
-            yield from _broken_text(shape, value, path)
         case Number():
             yield from _broken_number(shape, value, path)
         case Flag():
@@ -210,7 +210,7 @@ def _broken_list(shape: ListOf, value: object, path: str) -> Iterator[str]:
 
 
 def _broken_map(shape: MapOf, value: object, path: str) -> Iterator[str]:
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         yield _wrong_type(path, "an object")
         return
     yield from _broken_size(shape, len(value), path)
@@ -234,14 +234,20 @@ def _broken_size(shape: ListOf | MapOf, size: int, path: str) -> Iterator[str]:
 
 
 def _broken_struct(shape: Struct, value: object, path: str) -> Iterator[str]:
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         yield _wrong_type(path, "an object")
         return
     for name in shape.required:
         if value.get(name) is None:
             yield _said(_join(path, name), "Member must not be null")
+    yield from _broken_fields(shape.fields, value, path)
+
+
+def _broken_fields(
+    fields: Mapping[str, "Shape"], value: Mapping[str, object], path: str
+) -> Iterator[str]:
     for name, member in value.items():
-        field = shape.fields.get(name)
+        field = fields.get(name)
         if field is None:
             yield f"extraneous key [{name}] is not permitted at '{path or '#'}'"
         elif member is not None:
@@ -249,11 +255,11 @@ def _broken_struct(shape: Struct, value: object, path: str) -> Iterator[str]:
 
 
 def _broken_union(shape: Union, value: object, path: str) -> Iterator[str]:
-    if not isinstance(value, Mapping) or len(value) != 1:
+    if not isinstance(value, dict) or len(value) != 1:
         names = ", ".join(shape.members)
         yield _said(path, f"Member must hold exactly one of: [{names}]")
         return
-    yield from _broken_struct(Struct(fields=shape.members), value, path)
+    yield from _broken_fields(shape.members, value, path)
 
 
 _FAILED = "failed to satisfy constraint:"

@@ -76,6 +76,7 @@ class Ask:
     turns: tuple[Turn, ...]
     by_kind: dict[str, list[Block]]
     tools: tuple[object, ...]
+    _media: dict[str, list[tuple[str, Json]]]
 
     def blocks(self, *kinds: str) -> Iterator[Block]:
         """Every block of these kinds, kind by kind."""
@@ -90,13 +91,7 @@ class Ask:
 
     def media(self, kind: str) -> Iterator[tuple[str, Json]]:
         """Every image or document with its path, those in tool results included."""
-        for block in self.blocks(kind):
-            yield f"{block.path}.{kind}", obj(block.value)
-        for block in self.blocks("toolResult"):
-            for place, part in enumerate(items(block.value, "content")):
-                if only_key(part) == kind:
-                    path = f"{block.path}.toolResult.content.{place}.{kind}"
-                    yield path, obj(part, kind)
+        yield from self._media.get(kind, ())
 
     @property
     def choice(self) -> str:
@@ -128,7 +123,22 @@ def index_request(model: ModelFacts, body: Json, *, prompt: bool = False) -> Ask
         turns=turns,
         by_kind=by_kind,
         tools=items(body, "toolConfig", "tools"),
+        media=_media(by_kind),
     )
+
+
+def _media(by_kind: dict[str, list[Block]]) -> dict[str, list[tuple[str, Json]]]:
+    found: dict[str, list[tuple[str, Json]]] = {
+        kind: [(f"{block.path}.{kind}", obj(block.value)) for block in by_kind[kind]]
+        for kind in by_kind.keys() & {"image", "document"}
+    }
+    for block in by_kind.get("toolResult", ()):
+        for place, part in enumerate(items(block.value, "content")):
+            kind = only_key(part)
+            if kind in {"image", "document"}:
+                path = f"{block.path}.toolResult.content.{place}.{kind}"
+                found.setdefault(kind, []).append((path, obj(part, kind)))
+    return found
 
 
 def _turn(place: int, message: object) -> Turn:
