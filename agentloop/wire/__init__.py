@@ -7,12 +7,15 @@ The only room that knows how a value looks in JSON. What is stored carries
 from agentloop.wire.converter import (
     BLOCK_TAGS,
     SCHEMA_VERSION,
+    clean_blocks,
+    clean_message,
     is_uuid,
     load,
     message_from,
     message_text,
     to_json,
 )
+from agentloop.wire.instants import instant
 from agentloop.wire.text import (
     Limits,
     TooLargeError,
@@ -31,8 +34,11 @@ __all__ = [
     "TooLargeError",
     "WireError",
     "clean",
+    "clean_blocks",
+    "clean_message",
     "clean_text",
     "dump",
+    "instant",
     "is_uuid",
     "load",
     "message_from",

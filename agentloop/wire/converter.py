@@ -32,6 +32,7 @@ from agentloop.core.config import (
     ToolSpec,
 )
 from agentloop.core.content import (
+    Block,
     Document,
     Image,
     Json,
@@ -51,7 +52,7 @@ from agentloop.core.request import (
     UserMessage,
 )
 from agentloop.core.run import RunError, RunEvent, Usage
-from agentloop.wire.text import WireError, dump, undump
+from agentloop.wire.text import WireError, clean, clean_text, dump, undump
 
 SCHEMA_VERSION: Final = 1
 """Version of everything stored. 1: conversations, runs, checkpoints, messages,
@@ -94,6 +95,44 @@ def message_from(text: str) -> Message:
     """
     message: Message = load(undump(text), Message)
     return message
+
+
+def clean_message(message: Message) -> tuple[Message, int]:
+    """The message as every store and provider takes it, and what was replaced.
+
+    Reasoning stays as it is: its signature covers every byte.
+
+    Raises:
+        WireError: something in it has no JSON form.
+    """
+    blocks, count = clean_blocks(message.content)
+    return (Message(message.role, blocks), count) if count else (message, 0)
+
+
+def clean_blocks(blocks: tuple[Any, ...]) -> tuple[tuple[Any, ...], int]:
+    """The same for blocks.
+
+    Raises:
+        WireError: something in them has no JSON form.
+    """
+    cleaned = [_clean_block(block) for block in blocks]
+    count = sum(changed for _, changed in cleaned)
+    return (tuple(block for block, _ in cleaned), count) if count else (blocks, 0)
+
+
+def _clean_block(block: Any) -> tuple[Any, int]:
+    match block:
+        case Text(text):
+            found, count = clean_text(text)
+            return (Text(found), count) if count else (block, 0)
+        case ToolUse(id_, name, arguments):
+            (id_, name, arguments), count = clean([id_, name, arguments])
+            return (ToolUse(id_, name, arguments), count) if count else (block, 0)
+        case Reasoning() | Image():
+            return block, 0
+        case _:
+            value, count = clean(to_json(block))
+            return (load(value, Block), count) if count else (block, 0)
 
 
 def _first_problem(error: BaseException) -> tuple[str, str]:

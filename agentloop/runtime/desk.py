@@ -1,0 +1,184 @@
+"""What both drivers know of a run: its state, and which effects are under way.
+
+The desk decides, the driver does. It schedules the effects of the next command,
+commits the state before they begin, takes in what happened, and says how long
+there is to wait. It performs nothing and knows neither threads nor tasks.
+"""
+
+from collections.abc import Iterable
+from typing import TypeAlias
+
+from agentloop.core.machine import next_command, step
+from agentloop.core.phases import (
+    CallTools,
+    CancelRequested,
+    Command,
+    DeadlinePassed,
+    Discover,
+    Event,
+    Finish,
+    Finished,
+    Infer,
+    LoopState,
+)
+from agentloop.ports import Clock, RunRow
+from agentloop.runtime.journal import Journal
+from agentloop.runtime.narrate import Effect, Told, of_effect, of_event
+from agentloop.runtime.perform import Performed, Performer
+
+EffectId: TypeAlias = tuple[str, int]
+Happened: TypeAlias = Performed | CancelRequested | DeadlinePassed
+
+
+def effects_of(command: Command) -> tuple[Effect, ...]:
+    """The single effects of a command."""
+    match command:
+        case CallTools(window):
+            return window
+        case Finish():
+            return ()
+        case _:
+            return (command,)
+
+
+def effect_id(effect: Effect) -> EffectId:
+    """What tells one attempt of one effect from every other in a run."""
+    match effect:
+        case Infer(iteration, attempt):
+            return f"infer {iteration}", attempt
+        case Discover(_, attempt):
+            return "discover", attempt
+        case _:
+            return effect.key, effect.attempt
+
+
+class Desk:
+    """The book-keeping of one drive."""
+
+    def __init__(self, performer: Performer, journal: Journal, clock: Clock) -> None:
+        drive = performer.drive
+        self.performer = performer
+        self.journal = journal
+        self.state: LoopState = drive.state
+        self.flying: dict[EffectId, tuple[Effect, str]] = {}
+        self._waiting: dict[EffectId, tuple[float, Effect]] = {}
+        self._told: list[Told] = []
+        self._clock = clock
+        self._dirty = True
+        if drive.lost is not None:
+            journal.record(drive.lost)
+            place = {"iteration": drive.lost.iteration, "attempt": drive.lost.number}
+            self._told.append(("attempt_discarded", {**place, "reason": "worker_lost"}))
+        if drive.toolbox is not None:
+            journal.keep_setup_once(drive)
+
+    @property
+    def finished(self) -> bool:
+        """Whether only the end is left to be stored."""
+        return isinstance(self.state.phase, Finished)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way, so that the drive may be given up."""
+        return not self.flying
+
+    def plan(self) -> None:
+        """Schedule whatever the state asks for and is not under way yet."""
+        for effect in effects_of(next_command(self.state)):
+            id_ = effect_id(effect)
+            if id_ in self.flying or id_ in self._waiting:
+                continue
+            wait = 0.0
+            if effect.delay or effect.at_least:
+                wait = self.performer.options.pause(effect.delay, effect.at_least)
+            due = self._clock.monotonic() + wait if wait > 0 else 0.0
+            self._waiting[id_] = (due, effect)
+            if (told := of_effect(self.journal.run_id, effect)) is not None:
+                self._told.append(told)
+
+    def commit(self) -> None:
+        """Make the state durable, if anything is new; learn of a cancel."""
+        if not self._dirty:
+            return
+        told, self._told = self._told, []
+        self._dirty = False
+        if self.journal.commit(self.state, told):
+            self.take([CancelRequested()])
+
+    def ready(self) -> list[Effect]:
+        """The effects whose time has come; from now on they are under way."""
+        if self.finished:
+            return []
+        now = self._clock.monotonic()
+        ready = [(i, e) for i, (due, e) in self._waiting.items() if due <= now]
+        began = self.performer.now() if ready else ""
+        for id_, effect in ready:
+            del self._waiting[id_]
+            self.flying[id_] = (effect, began)
+        return [effect for _, effect in ready]
+
+    @property
+    def alone(self) -> bool:
+        """Whether one effect is under way and none is waiting for its time."""
+        return len(self.flying) == 1 and not self._waiting
+
+    def began(self, effect: Effect) -> str:
+        """When an effect that is under way began."""
+        return self.flying[effect_id(effect)][1]
+
+    def patience(self) -> float | None:
+        """Seconds until an effect is due or the run's time is up; None: for ever."""
+        if self.finished:
+            return 0.0
+        now = self._clock.monotonic()
+        spans = [due - now for due, _ in self._waiting.values()]
+        if (left := self.performer.time_left()) is not None:
+            spans.append(left)
+        return max(min(spans), 0.0) if spans else None
+
+    def take(self, happened: Iterable[Happened]) -> None:
+        """Step through what happened, in the order it happened."""
+        for item in happened:
+            if isinstance(item, Performed):
+                self._take_performed(item)
+            else:
+                self._give_up(item)
+        left = self.performer.time_left()
+        if left is not None and left <= 0 and not self.finished:
+            self._give_up(DeadlinePassed())
+
+    def _take_performed(self, done: Performed) -> None:
+        if self.flying.pop(effect_id(done.effect), None) is None or self.finished:
+            return
+        if done.attempt is not None:
+            self.journal.record(done.attempt)
+        if isinstance(done.effect, Discover) and self.performer.drive.toolbox:
+            self.journal.keep_setup_once(self.performer.drive)
+        self._told.extend(done.told)
+        self._step(done.event)
+
+    def _give_up(self, why: CancelRequested | DeadlinePassed) -> None:
+        """End the run; an inference under way is recorded as given up."""
+        reason = "cancelled" if isinstance(why, CancelRequested) else "out of time"
+        for effect, began in list(self.flying.values()):
+            if isinstance(effect, Infer):
+                done = self.performer.given_up(effect, began, reason)
+                self._take_performed(done)
+        self._step(why)
+
+    def _step(self, event: Event) -> None:
+        after = step(self.state, event)
+        if after is self.state:
+            return
+        self._told.extend(of_event(self.state, event, after))
+        self.state = after
+        self._dirty = True
+
+    def suspend(self) -> None:
+        """Store the state as not begun and give the run back."""
+        self.journal.commit(self.state, self._told, idle=True)
+        self.journal.release()
+
+    def finish(self) -> RunRow:
+        """Store the end."""
+        return self.journal.finish(self.state, self._told)

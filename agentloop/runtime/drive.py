@@ -1,0 +1,51 @@
+"""The synchronous driver: schedule, commit, perform, step, and again.
+
+A lone effect is performed right here, on the thread of the run; several run side
+by side on the pool and answer through the mailbox. A delay before an effect is
+spent waiting on the mailbox, so that a cancel ends it at once. What is committed
+before an effect begins is the intent; what is committed next holds its result.
+"""
+
+from concurrent.futures import Executor
+
+from agentloop.ports import LeaseLostError, RunRow
+from agentloop.runtime.desk import Desk
+from agentloop.runtime.mailbox import Mailbox
+from agentloop.runtime.narrate import Effect
+from agentloop.runtime.perform import perform
+
+
+def drive(desk: Desk, mailbox: Mailbox, pool: Executor) -> RunRow | None:
+    """Drive a run to its end.
+
+    Returns:
+        The terminal row, or None when the mailbox was stopped: then the run was
+        given back between two effects, for another worker to go on.
+
+    Raises:
+        LeaseLostError: another worker has the run; nothing more was written.
+        StoreUnavailableError: the store stayed away; the run is picked up later.
+    """
+    while not desk.finished:
+        if mailbox.stopped and desk.idle:
+            desk.suspend()
+            return None
+        desk.plan()
+        desk.commit()
+        ready = desk.ready()
+        if ready and desk.alone:
+            desk.take([perform(desk.performer, ready[0], desk.began(ready[0]))])
+            desk.take(mailbox.take(0.0))
+        else:
+            for effect in ready:
+                pool.submit(_perform_elsewhere, desk, effect, mailbox)
+            desk.take(mailbox.take(desk.patience()))
+        if mailbox.lost:
+            raise LeaseLostError(desk.journal.run_id)
+    return desk.finish()
+
+
+def _perform_elsewhere(desk: Desk, effect: Effect, mailbox: Mailbox) -> None:
+    """On a thread of the pool; the answer arrives whenever it does."""
+    began = desk.performer.now()
+    mailbox.post(perform(desk.performer, effect, began))

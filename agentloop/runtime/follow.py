@@ -1,0 +1,25 @@
+"""Following a run's events: each kept one once, in order, up to the last."""
+
+from collections.abc import Iterable, Iterator
+
+from agentloop.core.run import RunEvent
+
+
+class Cursor:
+    """Where a reader of a run's events is, and whether there is more to come."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+        self.ended = False
+
+    def fresh(self, events: Iterable[RunEvent]) -> Iterator[RunEvent]:
+        """Those that the reader has not seen; stops at the terminal event."""
+        for event in events:
+            if event.id is not None:
+                if event.id <= self.after:
+                    continue
+                self.after = event.id
+            self.ended = event.kind == "terminal"
+            yield event
+            if self.ended:
+                return

@@ -1,0 +1,245 @@
+"""The journal of one drive: what each commit adds to the store.
+
+Bound to a run, its lease and its revision. It remembers what is committed, so
+that each message, result, attempt and event is handed to the store once. Commit
+the state, then perform its command: the committed state is the intent.
+"""
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from agentloop.core.catalog import describe
+from agentloop.core.config import Auto
+from agentloop.core.machine import next_command
+from agentloop.core.phases import (
+    CallingTools,
+    Completed,
+    Failed,
+    Finish,
+    LoopState,
+    Outcome,
+    RequiresAction,
+)
+from agentloop.core.run import Status
+from agentloop.ports import (
+    AttemptRow,
+    Checkpoint,
+    Claim,
+    EventRow,
+    Final,
+    JobRow,
+    RunRow,
+    Store,
+    StoreUnavailableError,
+)
+from agentloop.runtime.hub import Hub
+from agentloop.runtime.narrate import Told, of_end
+from agentloop.runtime.prepare import Drive
+from agentloop.runtime.present import event, job_id
+from agentloop.wire import dump, message_text, to_json
+from agentloop.wire.checkpoint import header_text, outcome_text, result_text, versioned
+
+COMMIT_TRIES = 4
+
+
+class Journal:
+    """Commits the states of one drive, and tells what was committed."""
+
+    def __init__(
+        self, store: Store, claim: Claim, lease_seconds: float, hub: Hub
+    ) -> None:
+        self.run_id = claim.run.id
+        self.base_version = claim.run.base_version
+        self.lease = claim.lease
+        self._store = store
+        self._lease_seconds = lease_seconds
+        self._hub = hub
+        self._revision = claim.revision
+        self._messages = len(claim.messages)
+        self._iterations = claim.run.iterations
+        self._results = {key for key, _ in claim.results}
+        self._last_event = claim.last_event
+        self._attempts: list[AttemptRow] = []
+        self._setup: str | None = None
+        self._has_setup = claim.setup is not None
+        self._job_facts: dict[str, Any] = {}
+
+    def describe_jobs(self, backend: str, model: str) -> None:
+        """What every job row of this run says of itself."""
+        self._job_facts = {"backend": backend, "model": model}
+
+    def keep_setup_once(self, drive: Drive) -> None:
+        """Store what the run decided with the next commit, unless it is stored."""
+        if not self._has_setup:
+            self._has_setup = True
+            self._setup = drive.setup()
+
+    def record(self, attempt: AttemptRow) -> None:
+        """Store an attempt with the next commit."""
+        self._attempts.append(attempt)
+
+    def commit(
+        self, state: LoopState, told: Sequence[Told], *, idle: bool = False
+    ) -> bool:
+        """Make a state durable; returns whether cancel was requested.
+
+        Raises:
+            LeaseLostError: another worker has the run.
+            StoreUnavailableError: the store stayed away through every try.
+        """
+        change = self._change(state, told, idle=idle)
+        cancelled = self._stubbornly(
+            lambda: self._store.checkpoint(
+                self.lease, self._revision, change, self._lease_seconds
+            )
+        )
+        self._revision += 1
+        self._committed(change)
+        self._publish(change.events)
+        return bool(cancelled)
+
+    def finish(self, state: LoopState, told: Sequence[Told]) -> RunRow:
+        """End the run with the state's outcome.
+
+        Raises:
+            LeaseLostError: another worker has the run.
+            StoreUnavailableError: the store stayed away through every try.
+        """
+        final = self._final(state, told)
+        row: RunRow = self._stubbornly(
+            lambda: self._store.finalize(self.lease, self._revision, final)
+        )
+        self._publish(final.last.events)
+        lost = row.status != final.status
+        self._publish((final.conflict_event if lost else final.terminal_event,))
+        return row
+
+    def release(self) -> None:
+        """Give the run back for another worker to take at once."""
+        self._store.release(self.lease)
+
+    # ------------------------------------------------------------ what is new
+
+    def _change(
+        self, state: LoopState, told: Sequence[Told], *, idle: bool
+    ) -> Checkpoint:
+        return Checkpoint(
+            header=header_text(state, idle=idle),
+            iterations=state.iterations,
+            setup=self._setup,
+            first_message=self._messages,
+            messages=tuple(map(message_text, state.log.since(self._messages))),
+            results=self._new_results(state),
+            jobs=self._new_jobs(state),
+            attempts=tuple(self._attempts),
+            events=self._events(told),
+        )
+
+    def _committed(self, change: Checkpoint) -> None:
+        self._messages += len(change.messages)
+        self._iterations = change.iterations
+        self._results.update(key for key, _ in change.results)
+        self._last_event += len(change.events)
+        self._attempts.clear()
+        self._setup = None
+
+    def _new_results(self, state: LoopState) -> tuple[tuple[str, str], ...]:
+        """Results of a turn that is still open; a full turn is a message."""
+        phase = state.phase
+        if not isinstance(phase, CallingTools):
+            return ()
+        return tuple(
+            (call.key, result_text(result))
+            for call, result in zip(phase.calls, phase.results, strict=True)
+            if result is not None and call.key not in self._results
+        )
+
+    def _new_jobs(self, state: LoopState) -> tuple[JobRow, ...]:
+        if state.iterations == self._iterations:
+            return ()
+        first = state.iterations == 1
+        choice = state.plan.tool_choice if first else Auto()
+        facts = {
+            **self._job_facts,
+            "messages": len(state.log),
+            "tool_choice": to_json(choice),
+        }
+        return (
+            JobRow(
+                id=job_id(self.run_id, state.iterations),
+                run_id=self.run_id,
+                iteration=state.iterations,
+                body=versioned(facts),
+            ),
+        )
+
+    def _events(self, told: Sequence[Told]) -> tuple[EventRow, ...]:
+        return tuple(
+            EventRow(number, dump({"kind": kind, "data": data}))
+            for number, (kind, data) in enumerate(told, start=self._last_event + 1)
+        )
+
+    def _final(self, state: LoopState, told: Sequence[Told]) -> Final:
+        command = _finish_of(state)
+        status = _status(command.outcome)
+        lost = self._lost_race(command)
+        last = self._change(state, told, idle=False)
+        number = self._last_event + len(last.events) + 1
+        return Final(
+            status=status,
+            result=outcome_text(command.outcome, state.usage),
+            conflict_result=outcome_text(lost.outcome, state.usage),
+            keep=command.keep,
+            last=last,
+            terminal_event=_event_row(number, of_end(status, command)),
+            conflict_event=_event_row(number, of_end("failed", lost)),
+        )
+
+    def _lost_race(self, command: Finish) -> Finish:
+        """A failure keeps its own type even when the version moved, too."""
+        if isinstance(command.outcome, Failed):
+            return command
+        type_ = "AgentLoopConcurrentConversationAppend"
+        message = describe(type_, version=self.base_version)
+        return Finish(Failed(type_, message), keep=False)
+
+    # ------------------------------------------------------------ doing it
+
+    def _stubbornly(self, call: Any) -> Any:
+        """Repeat a commit whose outcome is unknown: repeats change nothing."""
+        for attempt in range(1, COMMIT_TRIES):
+            try:
+                return call()
+            except StoreUnavailableError:
+                threading.Event().wait(0.05 * 2**attempt)
+        return call()
+
+    def _publish(self, rows: Sequence[EventRow]) -> None:
+        if self._hub.silent:
+            return
+        for row in rows:
+            self._hub.publish(self.run_id, event(row))
+
+
+def _finish_of(state: LoopState) -> Finish:
+    match next_command(state):
+        case Finish() as command:
+            return command
+        case command:
+            raise AssertionError(f"{command!r} is due, so the run has not ended")
+
+
+def _event_row(number: int, told: Told) -> EventRow:
+    kind, data = told
+    return EventRow(number, dump({"kind": kind, "data": data}))
+
+
+def _status(outcome: Outcome) -> Status:
+    match outcome:
+        case Completed():
+            return "completed"
+        case RequiresAction():
+            return "requires_action"
+        case Failed():
+            return "failed"

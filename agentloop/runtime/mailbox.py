@@ -1,0 +1,49 @@
+"""Where everything that happens to a run arrives, in the order it happened."""
+
+import threading
+from collections import deque
+
+from agentloop.runtime.desk import Happened
+
+
+class Mailbox:
+    """A queue that one driver empties and anybody may post to.
+
+    `lost` says that the lease is gone, `stopped` that the driver should give the
+    run back as soon as nothing is under way.
+    """
+
+    def __init__(self) -> None:
+        self.lost = False
+        self.stopped = False
+        self._items: deque[Happened] = deque()
+        self._changed = threading.Condition()
+
+    def post(self, *items: Happened) -> None:
+        """Add what happened and wake the driver."""
+        with self._changed:
+            self._items.extend(items)
+            self._changed.notify()
+
+    def lose(self) -> None:
+        """Tell the driver that its lease is gone."""
+        with self._changed:
+            self.lost = True
+            self._changed.notify()
+
+    def stop(self) -> None:
+        """Ask the driver to give the run back."""
+        with self._changed:
+            self.stopped = True
+            self._changed.notify()
+
+    def take(self, timeout: float | None) -> list[Happened]:
+        """Everything posted so far; waits up to `timeout` for the first item."""
+        if timeout == 0.0 and not self._items:
+            return []
+        with self._changed:
+            if not (self._items or self.lost or self.stopped):
+                self._changed.wait(timeout)
+            taken = list(self._items)
+            self._items.clear()
+        return taken

@@ -1,0 +1,65 @@
+"""What a host may choose, gathered in one value."""
+
+from collections.abc import Callable
+from typing import Literal
+
+from attrs import field, frozen
+
+from agentloop.core.catalog import DOCS_BASE
+from agentloop.core.phases import Plan
+from agentloop.runtime.system import jittered
+from agentloop.wire import Limits
+
+
+@frozen(kw_only=True)
+class Options:
+    """The host's choices. Spans are in seconds, sizes in bytes.
+
+    Attributes:
+        run_timeout: how long a run may take from its first claim; None: for ever.
+        attempt_timeout: how long one inference may take.
+        tool_timeout: how long one tool call may take, unless the tool says less.
+        discovery_timeout: how long a server may take to list its tools.
+        attempts: how often one effect is tried.
+        delays: the schedule of waits between attempts.
+        pause: turns a scheduled delay and a provider's hint into seconds to wait.
+        parallel_tools: how many tool calls of one turn run side by side.
+        tool_slots: how many tool calls run at once in the whole loop.
+        in_flight: how many inferences the async face has under way at once.
+        lease: how long a run stays with a worker that gives no sign of life.
+        max_result_bytes: a tool result above this becomes an error result.
+        visibility: whether a company shares its rows by id, or each user has own.
+        on_unresolved_call: what a name that resolves to nothing leads to.
+        on_invalid_arguments: what refused arguments lead to.
+        docs_base: where the documentation of errors lives; ends with a slash.
+        limits: caps on JSON that a caller sends.
+    """
+
+    run_timeout: float | None = None
+    attempt_timeout: float | None = 600.0
+    tool_timeout: float | None = 300.0
+    discovery_timeout: float = 30.0
+    attempts: int = 5
+    delays: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
+    pause: Callable[[float, float], float] = jittered
+    parallel_tools: int = 8
+    tool_slots: int = 32
+    in_flight: int = 64
+    lease: float = 30.0
+    max_result_bytes: int = 1024 * 1024
+    visibility: Literal["company", "user"] = "company"
+    on_unresolved_call: Literal["fail", "tell_model"] = "fail"
+    on_invalid_arguments: Literal["fail", "tell_model"] = "fail"
+    docs_base: str = DOCS_BASE
+    limits: Limits = field(factory=Limits)
+
+    def plan(self, **of_the_run: object) -> Plan:
+        """A plan with the host's choices and what the run brings."""
+        return Plan(
+            parallel=self.parallel_tools,
+            attempts=self.attempts,
+            delays=self.delays,
+            on_unresolved_call=self.on_unresolved_call,
+            on_invalid_arguments=self.on_invalid_arguments,
+            **of_the_run,  # type: ignore[arg-type] # max_iterations, tool_choice, servers
+        )

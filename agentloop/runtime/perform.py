@@ -1,0 +1,335 @@
+"""Performing one effect: what is sent out, and the event that comes back.
+
+`Performer` holds what the synchronous and the asynchronous way share: the values
+that go out and what is made of the answers. `perform` is the synchronous way.
+
+Whatever a backend or a tool server does, an event comes back: what they raise
+against their contract becomes a failure of the run, never of the worker.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeAlias
+
+from attrs import evolve, frozen
+
+from agentloop.core.catalog import Failure
+from agentloop.core.content import Content, Message, Text, tool_uses
+from agentloop.core.phases import (
+    Answer,
+    Call,
+    Discover,
+    Discovered,
+    DiscoveryFailed,
+    Event,
+    Infer,
+    ModelFailed,
+    ModelReplied,
+    ToolFailed,
+    ToolReturned,
+)
+from agentloop.core.routing import Offer
+from agentloop.core.run import RunEvent
+from agentloop.ports import (
+    AttemptReport,
+    AttemptRow,
+    Clock,
+    DeltaSink,
+    Inference,
+    JobContext,
+    Session,
+    ToolAnswer,
+    ToolCall,
+    ToolServer,
+)
+from agentloop.runtime.hub import Hub
+from agentloop.runtime.narrate import Effect, Told
+from agentloop.runtime.options import Options
+from agentloop.runtime.prepare import Drive
+from agentloop.runtime.present import effect_key, job_id
+from agentloop.schema import Validator, compile_schema, decode_answer
+from agentloop.wire import (
+    WireError,
+    clean_blocks,
+    clean_message,
+    clean_text,
+    dump,
+    instant,
+    to_json,
+)
+from agentloop.wire.checkpoint import versioned
+
+Discoveries: TypeAlias = dict[str, tuple[Offer, ...] | Failure]
+
+
+@frozen
+class Performed:
+    """What performing an effect gave: its event, and what is to be recorded."""
+
+    effect: Effect
+    event: Event
+    attempt: AttemptRow | None = None
+    told: tuple[Told, ...] = ()
+
+
+class Performer:
+    """Performs the effects of one drive. `time_left` is until its deadline."""
+
+    def __init__(
+        self,
+        drive: Drive,
+        options: Options,
+        clock: Clock,
+        time_left: Callable[[], float | None],
+        hub: Hub,
+    ) -> None:
+        self.drive = drive
+        self.options = options
+        self._clock = clock
+        self.time_left = time_left
+        self._hub = hub
+        self._validator: Validator | None = None
+
+    def within(self, limit: float | None) -> float | None:
+        """A time-out that also ends with the run's deadline."""
+        left = self.time_left()
+        spans = [span for span in (limit, left) if span is not None]
+        return max(min(spans), 0.001) if spans else None
+
+    @property
+    def session(self) -> Session:
+        """The backend's session of this drive; there is one when inference begins."""
+        if self.drive.session is None:
+            raise AssertionError("inference begins only when the toolbox is known")
+        return self.drive.session
+
+    def now(self) -> str:
+        """The present instant as records keep it."""
+        return instant(self._clock.now())
+
+    # ------------------------------------------------------------ inference
+
+    def job(self, command: Infer) -> JobContext:
+        """What the attempt is called and how long it may take."""
+        return JobContext(
+            job_id=job_id(self.drive.row.id, command.iteration),
+            timeout=self.within(self.options.attempt_timeout),
+        )
+
+    def inferred(self, command: Infer, found: Inference, began: str) -> Performed:
+        """The event of an attempt, with its answer decoded, and its record."""
+        event, changed = self._cleaned(found.event)
+        if isinstance(event, ModelReplied) and not tool_uses(event.message):
+            event = evolve(event, answer=self._answer(event.message))
+        told: list[Told] = []
+        place = {"iteration": command.iteration, "attempt": command.attempt}
+        if changed:
+            told.append(("text_normalised", {**place, "replaced": changed}))
+        told.extend(
+            ("text_normalised", {**place, "note": note}) for note in found.report.notes
+        )
+        record = self._record(command, event, found.report, began)
+        return Performed(command, event, record, tuple(told))
+
+    def _cleaned(
+        self, event: ModelReplied | ModelFailed
+    ) -> tuple[ModelReplied | ModelFailed, int]:
+        """A reply whose every text can be stored, whatever the backend passed on."""
+        if isinstance(event, ModelFailed):
+            return event, 0
+        try:
+            message, changed = clean_message(event.message)
+        except WireError as error:
+            failure = Failure(kind="malformed_output", message=str(error))
+            failed = ModelFailed(
+                iteration=event.iteration,
+                attempt=event.attempt,
+                failure=failure,
+                usage=event.usage,
+            )
+            return failed, 0
+        return (evolve(event, message=message), changed) if changed else (event, 0)
+
+    def _answer(self, message: Message) -> Answer | Failure:
+        schema = self.drive.config.output_format_schema
+        if schema is not None and self._validator is None:
+            self._validator = compile_schema(schema)
+        return decode_answer(message, self._validator)
+
+    def given_up(self, command: Infer, began: str, why: str) -> Performed:
+        """The record of an attempt that nobody waits for any more."""
+        failure = Failure(kind="timeout", message=f"given up: {why}")
+        return self.inferred(command, _failed(command, failure), began)
+
+    def crashed(self, command: Infer, error: BaseException, began: str) -> Performed:
+        """The event of a backend that raised against its contract."""
+        message = f"the backend raised {type(error).__name__}: {error}"
+        failure = Failure(kind="provider", message=message[:500])
+        return self.inferred(command, _failed(command, failure), began)
+
+    def _record(
+        self,
+        command: Infer,
+        event: ModelReplied | ModelFailed,
+        report: AttemptReport,
+        began: str,
+    ) -> AttemptRow:
+        failure = event.failure if isinstance(event, ModelFailed) else None
+        body = {
+            "number": command.attempt,
+            "outcome": "ok" if failure is None else failure.kind,
+            "provider_request_id": report.provider_request_id,
+            "code": failure.code if failure else None,
+            "message": failure.message if failure else None,
+            "usage": None if event.usage is None else to_json(event.usage),
+            "started_at": began,
+            "completed_at": self.now(),
+            "request_sha256": report.request_sha256,
+            "notes": list(report.notes),
+        }
+        return AttemptRow(
+            run_id=self.drive.row.id,
+            iteration=command.iteration,
+            number=command.attempt,
+            body=versioned(body),
+            response=report.response,
+        )
+
+    def delta_sink(self, command: Infer) -> DeltaSink | None:
+        """Where pieces of text go, or None when nobody listens."""
+        run_id = self.drive.row.id
+        if not self._hub.has_listeners(run_id):
+            return None
+        place = {"iteration": command.iteration, "attempt": command.attempt}
+
+        def take(text: str) -> None:
+            event = RunEvent("text_delta", {**place, "text": clean_text(text)[0]})
+            self._hub.publish(run_id, event)
+
+        return take
+
+    # ------------------------------------------------------------ tools
+
+    def call_of(self, call: Call) -> ToolCall:
+        """The call as a tool server takes it."""
+        return ToolCall(
+            run_id=self.drive.row.id,
+            effect_key=effect_key(self.drive.row.id, call.key),
+            tool_use_id=call.use.tool_use_id,
+            name=call.route.tool,
+            arguments=call.use.arguments,
+            timeout=self.within(self.options.tool_timeout),
+        )
+
+    def called(self, call: Call, answer: ToolAnswer | Failure) -> Performed:
+        """The event of a call: its result made storable, or its failure."""
+        if isinstance(answer, Failure):
+            return Performed(call, ToolFailed(call.key, call.attempt, answer))
+        try:
+            content, changed = _storable(answer.content, self.options.max_result_bytes)
+        except WireError as error:
+            told = f"The result of this call cannot be passed on: {error}."
+            return _told_the_model(call, told)
+        event = ToolReturned(call.key, content, answer.is_error)
+        if not changed:
+            return Performed(call, event)
+        note: Told = ("text_normalised", {"key": call.key, "replaced": changed})
+        return Performed(call, event, told=(note,))
+
+    def tool_crashed(self, call: Call, error: BaseException) -> Performed:
+        """The event of a tool server that raised against its contract."""
+        told = f"The tool failed with {type(error).__name__}."
+        return _told_the_model(call, told)
+
+    # ------------------------------------------------------------ discovery
+
+    def discovered(self, command: Discover, found: Discoveries) -> Performed:
+        """The event of a discovery: every catalog, or the first failure."""
+        for alias, offers in found.items():
+            if isinstance(offers, Failure):
+                message = f"{alias}: {offers.message}"
+                failed = evolve(offers, message=message)
+                return Performed(command, DiscoveryFailed(command.attempt, failed))
+        known = {a: o for a, o in found.items() if not isinstance(o, Failure)}
+        toolbox = self.drive.equip({**self.drive.catalogs, **known})
+        told: tuple[Told, ...] = ()
+        if toolbox.dropped:
+            told = (("text_normalised", {"dropped_tools": list(toolbox.dropped)}),)
+        return Performed(command, Discovered(toolbox.routing), told=told)
+
+
+def perform(performer: Performer, effect: Effect, began: str) -> Performed:
+    """Perform an effect on this thread."""
+    match effect:
+        case Infer():
+            return _infer(performer, effect, began)
+        case Call():
+            return _call(performer, effect)
+        case Discover():
+            return _discover(performer, effect)
+
+
+def _infer(performer: Performer, command: Infer, began: str) -> Performed:
+    session = performer.session
+    job, on_delta = performer.job(command), performer.delta_sink(command)
+    try:
+        found = session.infer(command, job, on_delta)
+    except Exception as error:
+        return performer.crashed(command, error, began)
+    return performer.inferred(command, found, began)
+
+
+def _call(performer: Performer, call: Call) -> Performed:
+    server = performer.drive.servers[call.route.alias]
+    try:
+        answer = server.call(performer.call_of(call))
+    except Exception as error:
+        return performer.tool_crashed(call, error)
+    return performer.called(call, answer)
+
+
+def _discover(performer: Performer, command: Discover) -> Performed:
+    """Ask all servers at once; threads of its own, because this is rare."""
+    limit = performer.within(performer.options.discovery_timeout) or 0.001
+    aliases = command.servers
+    with ThreadPoolExecutor(len(aliases), "agentloop-discovery") as pool:
+        found = pool.map(lambda a: _ask(performer.drive.servers[a], limit), aliases)
+        return performer.discovered(command, dict(zip(aliases, found, strict=True)))
+
+
+def _ask(server: ToolServer, limit: float) -> tuple[Offer, ...] | Failure:
+    try:
+        return server.discover(limit)
+    except Exception as error:
+        message = f"the server raised {type(error).__name__}"
+        return Failure(kind="discovery_refused", message=message)
+
+
+def _told_the_model(call: Call, text: str) -> Performed:
+    return Performed(call, ToolReturned(call.key, (Text(text),), is_error=True))
+
+
+def _failed(command: Infer, failure: Failure) -> Inference:
+    event = ModelFailed(
+        iteration=command.iteration, attempt=command.attempt, failure=failure
+    )
+    return Inference(event, AttemptReport())
+
+
+def _storable(
+    content: tuple[Content, ...], max_bytes: int
+) -> tuple[tuple[Content, ...], int]:
+    """The content with texts cleaned, within the cap on its JSON text.
+
+    Raises:
+        WireError: it has no JSON form, or its text is longer than the cap.
+    """
+    rough = sum(len(block.text) for block in content if isinstance(block, Text))
+    if rough > max_bytes:
+        raise WireError("$", f"{rough} characters exceed the {max_bytes} allowed")
+    content, changed = clean_blocks(content)
+    if not all(isinstance(block, Text) for block in content):
+        size = len(dump([to_json(block) for block in content]))
+        if size > max_bytes:
+            raise WireError("$", f"{size} bytes exceed the {max_bytes} allowed")
+    return content, changed

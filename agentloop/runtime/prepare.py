@@ -1,0 +1,311 @@
+"""From a claimed row to a drive: what a run needs before its first command.
+
+Whatever is wrong with stored rows ends the run with the documented type instead of
+raising; the caller of a drive never sees the inside of a row.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from attrs import define, field, frozen
+
+from agentloop.core.catalog import RequestError, describe
+from agentloop.core.config import Config, ToolChoice
+from agentloop.core.content import Message
+from agentloop.core.machine import start, step
+from agentloop.core.phases import (
+    CancelRequested,
+    Discovering,
+    Failed,
+    Finished,
+    Inferring,
+    Log,
+    LoopState,
+    Plan,
+    Recovered,
+)
+from agentloop.core.request import Payload, opening
+from agentloop.core.routing import (
+    Catalogs,
+    Offer,
+    Toolbox,
+    assemble,
+    declared_catalogs,
+    on_the_wire,
+)
+from agentloop.core.run import Usage
+from agentloop.ports import (
+    AttemptRow,
+    Backend,
+    Claim,
+    MessagePage,
+    Reader,
+    RunRow,
+    ServerDirectory,
+    Session,
+    SessionSetup,
+    Store,
+    ToolServer,
+)
+from agentloop.runtime import present
+from agentloop.runtime.options import Options
+from agentloop.wire import WireError, load, message_from, undump
+from agentloop.wire.checkpoint import (
+    StoredSetup,
+    is_idle,
+    setup_from,
+    setup_text,
+    state_from,
+    unversioned,
+    versioned,
+)
+
+
+@frozen
+class Resources:
+    """What every drive of a loop shares: ports and the host's choices."""
+
+    store: Store
+    choose_backend: Callable[[Config], Backend]
+    servers: Mapping[str, ToolServer]
+    directory: ServerDirectory | None
+    options: Options
+
+
+@define
+class Drive:
+    """A run that is ready to be driven.
+
+    `session` is made when the toolbox is known: at once, or after discovery.
+    `opened` are the servers that this drive must close.
+    """
+
+    row: RunRow
+    state: LoopState
+    config: Config
+    backend: Backend | None = None
+    system: str | None = None
+    history: tuple[Message, ...] = ()
+    servers: dict[str, ToolServer] = field(factory=dict)
+    opened: tuple[ToolServer, ...] = ()
+    catalogs: dict[str, tuple[Offer, ...] | None] = field(factory=dict)
+    toolbox: Toolbox | None = None
+    session: Session | None = None
+    lost: AttemptRow | None = None
+
+    def equip(self, catalogs: Catalogs) -> Toolbox:
+        """Take the complete catalogs; from now on there is a session."""
+        if self.backend is None:
+            raise AssertionError("a drive without a backend has finished already")
+        self.catalogs = dict(catalogs)
+        self.toolbox = assemble(self.config, catalogs)
+        self.session = self.backend.session(
+            SessionSetup(
+                config=self.config,
+                system=self.system,
+                specs=self.toolbox.specs,
+                history=self.history,
+            )
+        )
+        return self.toolbox
+
+    def setup(self) -> str:
+        """The text that stores what this run decided once."""
+        known = {alias: offers or () for alias, offers in self.catalogs.items()}
+        return setup_text(StoredSetup(plan=self.state.plan, catalogs=known))
+
+
+class BrokenRunError(Exception):
+    """A run that cannot be driven; carries the outcome it ends with."""
+
+    def __init__(self, type_: str, message: str) -> None:
+        self.outcome = Failed(type_, message)
+        super().__init__(message)
+
+
+def prepare(claim: Claim, resources: Resources) -> Drive:
+    """Everything a claimed run needs; a broken one comes back finished."""
+    try:
+        return _prepared(claim, resources)
+    except BrokenRunError as broken:
+        usage = _usage_so_far(claim)
+        state = LoopState(
+            Plan(max_iterations=1),
+            None,
+            Finished(broken.outcome),
+            claim.run.iterations,
+            Log(),
+            usage,
+        )
+        return Drive(claim.run, state, Config(model=""))
+
+
+def _usage_so_far(claim: Claim) -> Usage:
+    """What was spent before the run broke, as far as it can still be read."""
+    if claim.header is None:
+        return Usage()
+    try:
+        plan = Plan(max_iterations=1)
+        bare = {"phase": {"kind": "inferring", "try": [1, 0.0, 0.0]}, "messages": 0}
+        value = {**unversioned(claim.header), **bare}
+        return state_from(versioned(value), plan, None, (), {}).usage
+    except WireError:
+        return Usage()
+
+
+def _prepared(claim: Claim, resources: Resources) -> Drive:
+    row = claim.run
+    config = _decode("AgentLoopInvalidEffectiveConfig", present.config_of, row)
+    choice = _decode("AgentLoopInvalidEffectiveConfig", present.tool_choice_of, row)
+    payload = _decode("AgentLoopInvalidRequestPayload", payload_of, row)
+    drive = Drive(row, _first_state(payload), config)
+    drive.system, drive.history = _conversation(row, resources.store)
+    try:
+        drive.backend = resources.choose_backend(config)
+        _open_servers(drive, resources)
+    except RequestError as error:
+        raise _invalid_config(error.detail) from None
+    if claim.header is None:
+        _begin(drive, choice, payload, resources.options)
+    else:
+        _resume(drive, claim)
+    if row.cancel_requested:
+        drive.state = step(drive.state, CancelRequested())
+    return drive
+
+
+def _first_state(payload: Payload) -> LoopState:
+    log = Log(opening(payload))
+    return LoopState(Plan(max_iterations=1), None, Discovering(), 0, log, Usage())
+
+
+def payload_of(row: RunRow) -> Payload:
+    """The stored payload of a run.
+
+    Raises:
+        WireError: it is damaged or of an unknown kind.
+    """
+    payload: Payload = load(undump(row.payload), Payload)
+    return payload
+
+
+def _decode(type_: str, read: Callable[[RunRow], Any], row: RunRow) -> Any:
+    try:
+        return read(row)
+    except WireError as error:
+        raise BrokenRunError(type_, describe(type_, problem=error)) from None
+
+
+def _invalid_config(problem: str) -> BrokenRunError:
+    type_ = "AgentLoopInvalidEffectiveConfig"
+    return BrokenRunError(type_, describe(type_, problem=problem))
+
+
+def _conversation(row: RunRow, store: Store) -> tuple[str | None, tuple[Message, ...]]:
+    """The system prompt and the messages before the run."""
+    reader = Reader(row.company_id)
+    found = store.get_conversation(reader, row.conversation_id)
+    page = store.messages(reader, row.conversation_id, until=row.base_version)
+    if found is None or page is None:
+        type_ = "AgentLoopConversationNotFound"
+        raise BrokenRunError(type_, describe(type_, id=row.conversation_id))
+    try:
+        return present.body_of(found).system_prompt, _history(page)
+    except (WireError, RequestError) as error:
+        problem = (
+            error.problem if isinstance(error, present.StoredFieldError) else error
+        )
+        raise _invalid_config(str(problem)) from None
+
+
+def _history(page: MessagePage) -> tuple[Message, ...]:
+    return tuple(message_from(row.body) for row in page.rows)
+
+
+def _open_servers(drive: Drive, resources: Resources) -> None:
+    """Resolve every server of the config: the host's by alias, others by URL."""
+    registered: dict[str, tuple[Offer, ...]] = {}
+    opened: list[ToolServer] = []
+    for server in drive.config.mcp_servers or ():
+        if server.url is not None:
+            if resources.directory is None:
+                raise _invalid_config(
+                    f"mcp_servers entry '{server.alias}' has a url "
+                    "and the host reaches no MCP servers"
+                )
+            found = resources.directory.open(server)
+            opened.append(found)
+        elif server.alias in resources.servers:
+            found = resources.servers[server.alias]
+            registered[server.alias] = found.declared() or ()
+        else:
+            raise _invalid_config(f"no tools are registered under '{server.alias}'")
+        drive.servers[server.alias] = found
+    drive.opened = tuple(opened)
+    drive.catalogs = dict(declared_catalogs(drive.config, registered))
+    for alias, found in drive.servers.items():
+        if alias in registered and found.declared() is None:
+            drive.catalogs[alias] = None
+
+
+def _begin(
+    drive: Drive, choice: ToolChoice | None, payload: Payload, options: Options
+) -> None:
+    to_discover = tuple(a for a, offers in drive.catalogs.items() if offers is None)
+    plan = options.plan(
+        max_iterations=drive.config.max_iterations,
+        tool_choice=on_the_wire(choice),
+        servers=to_discover,
+    )
+    message = opening(payload)
+    if drive.row.cancel_requested or to_discover:
+        drive.state = start(plan, message, None)
+        return
+    toolbox = drive.equip(drive.catalogs)
+    drive.state = start(plan, message, toolbox.routing)
+
+
+def _resume(drive: Drive, claim: Claim) -> None:
+    """Pick up where the last commit left off."""
+    try:
+        log = [message_from(text) for text in claim.messages]
+        header = claim.header or ""
+        plan = _stored_plan(drive, claim)
+        routing = drive.toolbox.routing if drive.toolbox else None
+        drive.state = state_from(header, plan, routing, log, dict(claim.results))
+        idle = is_idle(header)
+    except WireError as error:
+        raise _invalid_config(f"checkpoint {error}") from None
+    if idle:
+        return
+    drive.lost = _lost_attempt(drive.state, claim.run.id)
+    drive.state = step(drive.state, Recovered())
+
+
+def _stored_plan(drive: Drive, claim: Claim) -> Plan:
+    """The plan the run began with, whatever the host's options say today."""
+    if claim.setup is None:
+        to_discover = tuple(a for a, offers in drive.catalogs.items() if offers is None)
+        choice = present.tool_choice_of(claim.run)
+        return Plan(
+            max_iterations=drive.config.max_iterations,
+            tool_choice=on_the_wire(choice),
+            servers=to_discover,
+        )
+    setup = setup_from(claim.setup)
+    drive.equip(setup.catalogs)
+    return setup.plan
+
+
+def _lost_attempt(state: LoopState, run_id: str) -> AttemptRow | None:
+    """The record of the attempt whose worker is gone."""
+    match state.phase:
+        case Inferring(attempt):
+            return AttemptRow(
+                run_id=run_id,
+                iteration=state.iterations,
+                number=attempt,
+                body=versioned({"number": attempt, "outcome": "lost"}),
+            )
+        case _:
+            return None

@@ -1,0 +1,223 @@
+"""Rows to the resources a caller sees, and the ids derived from rows.
+
+The one place that turns stored bodies into values. A body that does not decode is
+the store's fault, not the caller's: `invalid-stored-field`, with the detail kept
+for the log.
+"""
+
+import uuid
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from agentloop.core.catalog import BY_TYPE, RequestError
+from agentloop.core.config import Config, ToolChoice
+from agentloop.core.request import NewConversation
+from agentloop.core.run import (
+    Attempt,
+    Conversation,
+    InferenceJob,
+    Run,
+    RunError,
+    RunEvent,
+    StoredMessage,
+    Usage,
+)
+from agentloop.ports import (
+    AttemptRow,
+    ConversationRow,
+    EventRow,
+    JobRow,
+    MessageRow,
+    RunRow,
+)
+from agentloop.wire import WireError, load, message_from, to_json, undump
+from agentloop.wire.checkpoint import (
+    StoredResult,
+    result_fields,
+    unversioned,
+    versioned,
+)
+
+T = TypeVar("T")
+_NAMESPACE = uuid.UUID("6f0c6a0e-5d0f-5b52-9d0b-2f6f0b1c9a31")
+
+
+class StoredFieldError(RequestError):
+    """A stored field that cannot be read; `problem` is for the log only."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__("invalid-stored-field")
+        self.problem = problem
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (StoredFieldError, (self.problem,))
+
+
+def derived_id(run_id: str, *place: object) -> str:
+    """The id of a thing at a place within a run: always the same uuid."""
+    return str(uuid.uuid5(_NAMESPACE, "/".join([run_id, *map(str, place)])))
+
+
+def job_id(run_id: str, iteration: int) -> str:
+    """The id of an iteration's inference job."""
+    return derived_id(run_id, "job", iteration)
+
+
+def effect_key(run_id: str, call_key: str) -> str:
+    """The idempotency key of one tool call, the same for all its attempts."""
+    return derived_id(run_id, "call", call_key)
+
+
+def _stored(field: str, read: Callable[..., T], *args: Any) -> T:
+    try:
+        return read(*args)
+    except WireError as error:
+        raise StoredFieldError(f"{field} {error}") from None
+
+
+# ---------------------------------------------------------------- conversations
+
+
+def conversation_body(new: NewConversation) -> str:
+    """What a conversation row holds as its body."""
+    return versioned(to_json(new))
+
+
+def body_of(row: ConversationRow) -> NewConversation:
+    """The name, system prompt and defaults of a stored conversation."""
+    body: NewConversation = _stored(
+        "conversation", lambda: load(unversioned(row.body), NewConversation)
+    )
+    return body
+
+
+def conversation(row: ConversationRow) -> Conversation:
+    """A conversation as the caller sees it."""
+    body = body_of(row)
+    return Conversation(
+        id=row.id,
+        company_id=row.company_id,
+        user_id=row.user_id,
+        defaults=body.defaults,
+        version=row.version,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        name=body.name,
+        system_prompt=body.system_prompt,
+    )
+
+
+def message(row: MessageRow) -> StoredMessage:
+    """A message as the caller sees it."""
+    value = _stored("content_blocks", message_from, row.body)
+    return StoredMessage(
+        id=derived_id(row.run_id, "message", row.position),
+        sequence_no=row.sequence_no,
+        role=value.role,
+        content_blocks=value.content,
+        run_id=row.run_id,
+        created_at=row.created_at,
+    )
+
+
+# ---------------------------------------------------------------- runs
+
+
+def config_of(row: RunRow) -> Config:
+    """The effective config of a stored run."""
+    config: Config = load(undump(row.config), Config)
+    return config
+
+
+def tool_choice_of(row: RunRow) -> ToolChoice | None:
+    """The tool choice as the caller sent it."""
+    if row.tool_choice is None:
+        return None
+    choice: ToolChoice = load(undump(row.tool_choice), ToolChoice)
+    return choice
+
+
+def run(row: RunRow, docs_base: str) -> Run:
+    """A run as the caller sees it; fields are filled as its status allows."""
+    fields = None
+    if row.result is not None:
+        fields = _stored("result", result_fields, row.result)
+    return Run(
+        id=row.id,
+        conversation_id=row.conversation_id,
+        company_id=row.company_id,
+        user_id=row.user_id,
+        client_op_id=row.client_op_id,
+        status=row.status,
+        tool_choice=_stored("tool_choice", tool_choice_of, row),
+        effective_config=_stored("effective_config", config_of, row),
+        iterations_used=None if fields is None else row.iterations,
+        usage=None if fields is None else fields.usage,
+        submitted_inference_job_ids=tuple(
+            job_id(row.id, i) for i in range(1, row.iterations + 1)
+        ),
+        pending_tool_calls=() if fields is None else fields.pending,
+        final_text=None if fields is None else fields.final_text,
+        final_structured_output=None
+        if fields is None
+        else fields.final_structured_output,
+        error=None if fields is None else run_error(fields, docs_base),
+        started_at=row.started_at,
+        completed_at=row.completed_at,
+    )
+
+
+def run_error(fields: StoredResult, docs_base: str) -> RunError | None:
+    """The error of a failed run; an unknown type has neither title nor page."""
+    if fields.error_type is None:
+        return None
+    row = BY_TYPE.get(fields.error_type)
+    return RunError(
+        fields.error_type,
+        fields.error_message or "",
+        row.title if row else None,
+        f"{docs_base}{row.slug}" if row else None,
+    )
+
+
+def event(row: EventRow) -> RunEvent:
+    """A stored event."""
+    value = _stored("event", undump, row.body)
+    return RunEvent(value["kind"], value["data"], row.id)
+
+
+# ---------------------------------------------------------------- jobs
+
+
+def attempt(row: AttemptRow) -> Attempt:
+    """An attempt as its job shows it."""
+    value = _stored("attempt", unversioned, row.body)
+    value.pop("request_sha256", None)
+    value.pop("notes", None)
+    found: Attempt = _stored("attempt", load, value, Attempt)
+    return found
+
+
+def job(job_row: JobRow, rows: tuple[AttemptRow, ...], run_row: RunRow) -> InferenceJob:
+    """A job without its request, which is rebuilt by whoever can encode it."""
+    body = _stored("job", unversioned, job_row.body)
+    attempts = tuple(attempt(row) for row in rows)
+    answered = next((row for row in reversed(rows) if row.response is not None), None)
+    usage: Usage | None = None
+    for found in attempts:
+        usage = (usage or Usage()).plus(found.usage)
+    ended = any(found.outcome == "ok" for found in attempts)
+    over = run_row.result is not None
+    return InferenceJob(
+        id=job_row.id,
+        run_id=job_row.run_id,
+        iteration=job_row.iteration,
+        backend=body["backend"],
+        model=body["model"],
+        status="completed" if ended else "failed" if over else "running",
+        attempts=attempts,
+        response=None
+        if answered is None
+        else _stored("response", undump, answered.response),
+        usage=usage,
+    )

@@ -1,0 +1,85 @@
+"""The convenient spellings of the face, brought to the contract's request bodies."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import frozen, has
+
+from agentloop.core.catalog import RequestError
+from agentloop.core.content import ToolResult
+from agentloop.core.request import NewConversation
+from agentloop.core.run import Run
+from agentloop.wire import to_json
+
+
+@frozen
+class Again:
+    """What a run was asked to do, ready to be asked again."""
+
+    conversation_id: str
+    start: dict[str, Any]
+
+
+def plain(value: Any) -> Any:
+    """A value of the core as JSON; anything else as it is."""
+    return to_json(value) if has(type(value)) else value
+
+
+def conversation_body(
+    request: NewConversation | Mapping[str, Any] | None, fields: Mapping[str, Any]
+) -> Any:
+    """The body of a new conversation from one value or from fields."""
+    if request is not None and fields:
+        raise TypeError("give the request as one value or by its fields, not both")
+    body = plain(request) if request is not None else fields
+    if not isinstance(body, Mapping):
+        return body
+    return {name: plain(value) for name, value in body.items()}
+
+
+def run_body(
+    payload: Any, key: str, version: int | None, tool_choice: Any, override: Any
+) -> dict[str, Any]:
+    """The body that starts a run; a bare text is a user message."""
+    if isinstance(payload, str):
+        payload = {"kind": "user_message", "text": payload}
+    body = {"client_op_id": key, "payload": plain(payload)}
+    if version is not None:
+        body["expected_version"] = version
+    if tool_choice is not None:
+        body["tool_choice"] = plain(tool_choice)
+    if override is not None:
+        body["config_override"] = plain(override)
+    return body
+
+
+def tool_outputs(run: Run, outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The payload that answers a paused run.
+
+    Raises:
+        RequestError: `incomplete-tool-outputs` when a name fits no single call.
+    """
+    by_id = {_pending_id(run, key): value for key, value in outputs.items()}
+    return {
+        "kind": "tool_outputs",
+        "outputs": [_output(id_, value) for id_, value in by_id.items()],
+    }
+
+
+def _pending_id(run: Run, key: str) -> str:
+    calls = run.pending_tool_calls
+    if any(call.tool_use_id == key for call in calls):
+        return key
+    named = [call.tool_use_id for call in calls if call.name == key]
+    if len(named) > 1:
+        clauses = f"'{key}' names {len(named)} calls, use their ids: {', '.join(named)}"
+        raise RequestError("incomplete-tool-outputs", clauses=clauses)
+    return named[0] if named else key
+
+
+def _output(id_: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, ToolResult):
+        output = {**to_json(value), "tool_use_id": id_}
+        del output["type"]
+        return output
+    return {"tool_use_id": id_, "content": value}

@@ -1,0 +1,418 @@
+"""Everything about conversations and runs that is not driving them.
+
+Requests are checked here in the order of the contract (`start_run` spells it
+out), written only when all checks pass, and read back as resources. All methods
+are synchronous; an asynchronous face calls them where blocking is allowed.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import evolve, fields_dict
+
+from agentloop.core.catalog import Failure, RequestError
+from agentloop.core.config import (
+    Config,
+    Override,
+    ToolChoice,
+    merge,
+    split_wire_name,
+    validate,
+    with_registered,
+)
+from agentloop.core.content import Message
+from agentloop.core.history import check_nothing_pending, check_outputs
+from agentloop.core.phases import Infer, Log
+from agentloop.core.request import (
+    NewConversation,
+    Payload,
+    StartRequest,
+    ToolOutputs,
+    check_payload,
+)
+from agentloop.core.routing import (
+    Catalogs,
+    Offer,
+    assemble,
+    check_tool_choice,
+    declared_catalogs,
+    on_the_wire,
+)
+from agentloop.core.run import (
+    Conversation,
+    InferenceJob,
+    MessageDelta,
+    Page,
+    Run,
+    RunEvent,
+    Scope,
+)
+from agentloop.ports import (
+    AttemptRow,
+    Clock,
+    ConversationRow,
+    Ids,
+    JobContext,
+    JobRow,
+    NewConversationRow,
+    NewRunRow,
+    Reader,
+    RunRow,
+    SessionSetup,
+    VersionMovedError,
+)
+from agentloop.runtime import present
+from agentloop.runtime.prepare import Resources
+from agentloop.runtime.requests import Again
+from agentloop.wire import (
+    WireError,
+    clean,
+    dump,
+    is_uuid,
+    load,
+    message_from,
+    to_json,
+    undump,
+)
+from agentloop.wire.checkpoint import setup_from, unversioned
+
+MAX_PER_PAGE = 200
+_FIELDS = tuple(fields_dict(Config))
+CHOICE_CHECK_TIMEOUT = 5.0
+"""Seconds for the one look at a discovered server before a run is written."""
+
+
+class Service:
+    """The resources of one loop, over its store."""
+
+    def __init__(self, resources: Resources, ids: Ids, clock: Clock) -> None:
+        self.resources = resources
+        self.store = resources.store
+        self._options = resources.options
+        self._ids = ids
+        self._clock = clock
+
+    # ------------------------------------------------------------ conversations
+
+    def create_conversation(self, request: Any, scope: Scope) -> Conversation:
+        """Check and store a conversation (contract section 2.1)."""
+        new = _value(request, NewConversation, "invalid-request")
+        validate(self._offering(new.defaults), self.resources.servers)
+        row = self.store.create_conversation(
+            NewConversationRow(
+                id=self._ids.new(),
+                company_id=scope.company_id,
+                user_id=scope.user_id,
+                body=present.conversation_body(new),
+            )
+        )
+        return present.conversation(row)
+
+    def get_conversation(self, conversation_id: str, scope: Scope) -> Conversation:
+        """A conversation by id (contract section 2.2)."""
+        return present.conversation(self._conversation(conversation_id, scope))
+
+    def list_conversations(self, scope: Scope, page: int, per_page: int) -> Page:
+        """The caller's own conversations, newest first (contract section 2.3)."""
+        if page < 1:
+            raise _bad_request(f"page must be at least 1, not {page}")
+        if not 1 <= per_page <= MAX_PER_PAGE:
+            raise _bad_request(
+                f"per_page must be between 1 and {MAX_PER_PAGE}, not {per_page}"
+            )
+        own = Reader(scope.company_id, scope.user_id)
+        rows, total = self.store.list_conversations(
+            own, (page - 1) * per_page, per_page
+        )
+        pages = -(-total // per_page)
+        return Page(
+            current_page=page,
+            total_records=total,
+            total_pages=pages,
+            records=tuple(map(present.conversation, rows)),
+            prev_page=min(page - 1, pages) or None,
+            next_page=page + 1 if page < pages else None,
+        )
+
+    def delete_conversation(self, conversation_id: str, scope: Scope) -> None:
+        """Remove a conversation with all of its runs."""
+        if not self.store.delete_conversation(self._reader(scope), conversation_id):
+            raise RequestError("conversation-not-found")
+
+    def messages(self, conversation_id: str, since: int, scope: Scope) -> MessageDelta:
+        """The messages after a version (contract section 2.4)."""
+        if since < 0:
+            raise _bad_request(f"since must not be negative, not {since}")
+        page = self.store.messages(self._reader(scope), conversation_id, since)
+        if page is None:
+            raise RequestError("conversation-not-found")
+        return MessageDelta(
+            current_version=page.version,
+            messages=tuple(map(present.message, page.rows)),
+        )
+
+    # ------------------------------------------------------------ starting runs
+
+    def start_run(
+        self, conversation_id: str, request: Mapping[str, Any], scope: Scope
+    ) -> tuple[Run, bool]:
+        """Start a run, or find the one that was started under the same key.
+
+        The order of checks is the contract's: scope, the key's shape, replay, the
+        rest of the body, version, config, tool choice, payload against history.
+
+        Returns:
+            The run, and whether it is new.
+        """
+        row = self._conversation(conversation_id, scope)
+        key = _key(request)
+        found = self.store.find_run(conversation_id, key)
+        if found is not None:
+            return present.run(found, self._options.docs_base), False
+        body: StartRequest = _value(request, StartRequest, "invalid-request")
+        check_payload(body.payload)
+        if body.expected_version != row.version:
+            raise _conflict(body.expected_version, row.version)
+        new = self._checked_run(row, body, scope)
+        try:
+            stored, created = self.store.insert_run(new)
+        except VersionMovedError as moved:
+            raise _conflict(moved.expected, moved.current) from None
+        except LookupError:
+            raise RequestError("conversation-not-found") from None
+        return present.run(stored, self._options.docs_base), created
+
+    def _checked_run(
+        self, row: ConversationRow, body: StartRequest, scope: Scope
+    ) -> NewRunRow:
+        config = self._effective(row, body.config_override)
+        choice = body.tool_choice
+        backend = self.resources.choose_backend(config)
+        self._check_choice(choice, config)
+        backend.check(config, on_the_wire(choice))
+        self._check_history(row, body.payload, config)
+        return NewRunRow(
+            id=self._ids.new(),
+            conversation_id=row.id,
+            company_id=scope.company_id,
+            user_id=scope.user_id,
+            client_op_id=body.client_op_id,
+            driver="embedded",
+            expected_version=body.expected_version,
+            config=dump(to_json(config)),
+            payload=dump(to_json(body.payload)),
+            tool_choice=None if choice is None else dump(to_json(choice)),
+        )
+
+    def _effective(self, row: ConversationRow, override: Override | None) -> Config:
+        config = self._offering(merge(present.body_of(row).defaults, override))
+        validate(config, self.resources.servers)
+        return config
+
+    def _offering(self, config: Config) -> Config:
+        return with_registered(config, self.resources.servers)
+
+    def _catalogs(self, config: Config) -> Catalogs:
+        servers = self.resources.servers
+        offered = {alias: server.declared() for alias, server in servers.items()}
+        known = {alias: offers or () for alias, offers in offered.items()}
+        catalogs = dict(declared_catalogs(config, known))
+        for server in config.mcp_servers or ():
+            if server.url is None and offered[server.alias] is None:
+                catalogs[server.alias] = None
+        return catalogs
+
+    def _check_choice(self, choice: ToolChoice | None, config: Config) -> None:
+        catalogs = self._catalogs(config)
+        alias = check_tool_choice(choice, config, catalogs)
+        if alias is None:
+            return
+        offers = self._ask(alias, config)
+        if isinstance(offers, Failure):
+            raise RequestError(
+                "mcp-discovery-failed", alias=alias, problem=offers.message
+            )
+        check_tool_choice(choice, config, {**catalogs, alias: offers})
+
+    def _ask(self, alias: str, config: Config) -> tuple[Offer, ...] | Failure:
+        """One look at a server whose catalog decides about a tool choice."""
+        entry = next(s for s in config.mcp_servers or () if s.alias == alias)
+        if entry.url is None:
+            return self.resources.servers[alias].discover(CHOICE_CHECK_TIMEOUT)
+        if self.resources.directory is None:
+            raise RequestError(
+                "invalid-config",
+                problem=f"$.mcp_servers: '{alias}' has a url "
+                "and this host reaches no MCP servers",
+            )
+        server = self.resources.directory.open(entry)
+        try:
+            return server.discover(CHOICE_CHECK_TIMEOUT)
+        finally:
+            server.close()
+
+    def _check_history(
+        self, row: ConversationRow, payload: Payload, config: Config
+    ) -> None:
+        tail = self._tail(row)
+        if not isinstance(payload, ToolOutputs):
+            check_nothing_pending(tail)
+            return
+        aliases = {server.alias for server in config.mcp_servers or ()}
+        ids = [output.tool_use_id for output in payload.outputs]
+        check_outputs(
+            row.id,
+            tail,
+            ids,
+            lambda name: (split_wire_name(name) or ("",))[0] in aliases,
+        )
+
+    def _tail(self, row: ConversationRow) -> list[Message]:
+        """The conversation from its last assistant message on, or all of it."""
+        reader, size = Reader(row.company_id), 4
+        while True:
+            since = max(row.version - size, 0)
+            page = self.store.messages(reader, row.id, since, row.version)
+            found = [message_from(r.body) for r in page.rows] if page else []
+            if since == 0 or any(m.role == "assistant" for m in found):
+                return found
+            size *= 4
+
+    # ------------------------------------------------------------ reading runs
+
+    def get_run(self, run_id: str, scope: Scope) -> Run:
+        """A run by id (contract section 2.6)."""
+        return present.run(self.row(run_id, scope), self._options.docs_base)
+
+    def row(self, run_id: str, scope: Scope) -> RunRow:
+        """The stored row of a run that the caller may see."""
+        row = self.store.get_run(self._reader(scope), run_id)
+        if row is None:
+            raise RequestError("agent-run-not-found")
+        return row
+
+    def list_runs(self, conversation_id: str, scope: Scope) -> tuple[Run, ...]:
+        """The runs of a conversation, oldest first."""
+        self._conversation(conversation_id, scope)
+        rows = self.store.list_runs(self._reader(scope), conversation_id)
+        return tuple(present.run(row, self._options.docs_base) for row in rows)
+
+    def request_of(self, run_id: str, scope: Scope) -> Again:
+        """What an ended run was asked to do, to be asked again."""
+        row = self.row(run_id, scope)
+        if row.result is None:
+            raise _bad_request(f"run {run_id} has not ended yet")
+        try:
+            config = to_json(present.config_of(row))
+            start = {
+                "payload": undump(row.payload),
+                "tool_choice": undump(row.tool_choice) if row.tool_choice else None,
+                "config_override": {name: config.get(name) for name in _FIELDS},
+            }
+        except WireError as error:
+            raise present.StoredFieldError(str(error)) from None
+        return Again(row.conversation_id, start)
+
+    def request_cancel(self, run_id: str, scope: Scope) -> RunRow:
+        """Flag a run; whoever drives it, or takes it over, ends it."""
+        row = self.store.request_cancel(self._reader(scope), run_id)
+        if row is None:
+            raise RequestError("agent-run-not-found")
+        return row
+
+    def events(self, run_id: str, after: int, scope: Scope) -> tuple[RunEvent, ...]:
+        """The kept events of a run after an id."""
+        rows = self.store.events(self._reader(scope), run_id, after)
+        return tuple(map(present.event, rows))
+
+    # ------------------------------------------------------------ jobs
+
+    def inference_job(self, job_id: str, scope: Scope) -> InferenceJob:
+        """A job with its exact request and response (contract section 12)."""
+        found = self.store.get_job(self._reader(scope), job_id)
+        if found is None:
+            raise RequestError("inference-job-not-found")
+        job_row, attempts, run_row = found
+        job = present.job(job_row, attempts, run_row)
+        try:
+            body = self._request(job_row, run_row, attempts)
+        except (WireError, LookupError, RequestError, ValueError):
+            return job
+        sent = {unversioned(row.body).get("request_sha256") for row in attempts}
+        digest = hashlib.sha256(body).hexdigest()
+        return evolve(
+            job,
+            request=undump(body.decode()),
+            request_verified=digest in sent if sent - {None} else None,
+        )
+
+    def list_jobs(self, run_id: str, scope: Scope) -> tuple[InferenceJob, ...]:
+        """The jobs of a run by iteration, with their requests and responses."""
+        self.row(run_id, scope)
+        rows = self.store.list_jobs(self._reader(scope), run_id)
+        return tuple(self.inference_job(row.id, scope) for row in rows)
+
+    def _request(
+        self, job: JobRow, run: RunRow, attempts: tuple[AttemptRow, ...]
+    ) -> bytes:
+        """The request of a job, encoded again from what it was made of."""
+        config = present.config_of(run)
+        reader = Reader(run.company_id)
+        row = self.store.get_conversation(reader, run.conversation_id)
+        page = self.store.messages(reader, run.conversation_id, until=run.base_version)
+        setup = self.store.run_setup(run.id)
+        if row is None or page is None or setup is None:
+            raise LookupError(job.id)
+        catalogs = setup_from(setup).catalogs
+        session = self.resources.choose_backend(config).session(
+            SessionSetup(
+                config=config,
+                system=present.body_of(row).system_prompt,
+                specs=assemble(config, catalogs).specs,
+                history=tuple(message_from(r.body) for r in page.rows),
+            )
+        )
+        facts = unversioned(job.body)
+        texts = self.store.run_messages(run.id)[: facts["messages"]]
+        choice: ToolChoice = load(facts["tool_choice"], ToolChoice)
+        number = attempts[-1].number if attempts else 1
+        log = Log(*map(message_from, texts))
+        command = Infer(job.iteration, number, 0.0, 0.0, choice, log)
+        return session.request(command, JobContext(job_id=job.id))
+
+    def _reader(self, scope: Scope) -> Reader:
+        own = self._options.visibility == "user"
+        return Reader(scope.company_id, scope.user_id if own else None)
+
+    def _conversation(self, conversation_id: str, scope: Scope) -> ConversationRow:
+        row = self.store.get_conversation(self._reader(scope), conversation_id)
+        if row is None:
+            raise RequestError("conversation-not-found")
+        return row
+
+
+def _bad_request(problem: str) -> RequestError:
+    return RequestError("invalid-request", problem=problem)
+
+
+def _conflict(expected: int, current: int) -> RequestError:
+    return RequestError("version-conflict", expected=expected, current=current)
+
+
+def _key(request: Mapping[str, Any]) -> str:
+    if not isinstance(request, Mapping):
+        raise _bad_request("$: must be an object")
+    key = request.get("client_op_id")
+    if not isinstance(key, str) or not is_uuid(key):
+        raise _bad_request(f"$.client_op_id: must be a uuid, not {key!r:.60}")
+    return key.lower()
+
+
+def _value(value: Any, type_: type, slug: str) -> Any:
+    """A caller's JSON as a value, cleaned of what no store takes."""
+    try:
+        cleaned, _ = clean(value)
+        return load(cleaned, type_)
+    except WireError as error:
+        raise RequestError(slug, problem=str(error)) from None

@@ -1,0 +1,261 @@
+"""`ScriptedBackend`: a model that says what the test wrote, and nothing else.
+
+Strict both ways: a request beyond the script fails loudly, and `assert_done`
+tells which replies were never asked for. Each reply is a value made by one of the
+verbs below; what the model was shown is kept in `seen`.
+"""
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
+
+from attrs import frozen
+
+from agentloop.core.catalog import Failure, FailureKind
+from agentloop.core.config import Config, ToolChoice, ToolSpec
+from agentloop.core.content import Block, Message, Reasoning, Text, ToolUse
+from agentloop.core.phases import Infer, ModelFailed, ModelReplied, StopReason
+from agentloop.core.run import Usage
+from agentloop.ports import (
+    AttemptReport,
+    DeltaSink,
+    Inference,
+    JobContext,
+    SessionSetup,
+)
+from agentloop.wire import dump, to_json
+
+
+class ScriptError(AssertionError):
+    """The run and the script disagree."""
+
+
+@frozen(kw_only=True)
+class Seen:
+    """What the model was shown with one request."""
+
+    job_id: str
+    iteration: int
+    attempt: int
+    tool_choice: ToolChoice
+    config: Config
+    system: str | None
+    specs: tuple[ToolSpec, ...]
+    messages: tuple[Message, ...]
+    streamed: bool
+
+
+@frozen(kw_only=True)
+class Reply:
+    """A scripted answer: content, or a failure."""
+
+    content: tuple[Block, ...] = ()
+    stop: StopReason = "end_turn"
+    usage: Usage | None = None
+    failure: Failure | None = None
+
+
+Scripted: TypeAlias = Reply | Callable[[Seen], Reply]
+"""A reply, or a function that computes one from what the model is shown."""
+
+
+def _usage(tokens: tuple[int, int] | None) -> Usage | None:
+    if tokens is None:
+        return None
+    return Usage(prompt_tokens=tokens[0], completion_tokens=tokens[1])
+
+
+def says(
+    text: str,
+    *,
+    usage: tuple[int, int] | None = (10, 5),
+    stop: StopReason = "end_turn",
+) -> Reply:
+    """The model answers with a text."""
+    return Reply(content=(Text(text),), stop=stop, usage=_usage(usage))
+
+
+def calls(
+    *uses: tuple[str, dict[str, Any]],
+    text: str | None = None,
+    ids: Iterable[str] | None = None,
+    usage: tuple[int, int] | None = (10, 5),
+    stop: StopReason = "tool_use",
+) -> Reply:
+    """The model calls tools: `calls(("rooms-free_slots", {"day": "Fri"}))`.
+
+    Ids are `tooluse_1`, `tooluse_2` ... within the turn unless `ids` names them.
+    """
+    named = (
+        list(ids) if ids is not None else [f"tooluse_{i + 1}" for i in range(len(uses))]
+    )
+    blocks: list[Block] = [Text(text)] if text is not None else []
+    blocks += [
+        ToolUse(id_, name, arguments)
+        for id_, (name, arguments) in zip(named, uses, strict=True)
+    ]
+    return Reply(content=tuple(blocks), stop=stop, usage=_usage(usage))
+
+
+def thinks(reasoning: str, signature: str, then: Reply) -> Reply:
+    """The model reasons before a reply."""
+    content = (Reasoning(text=reasoning, signature=signature), *then.content)
+    return Reply(content=content, stop=then.stop, usage=then.usage)
+
+
+def content(*blocks: Block, stop: StopReason = "end_turn") -> Reply:
+    """The model answers with exactly these blocks."""
+    return Reply(content=blocks, stop=stop, usage=_usage((10, 5)))
+
+
+def fails(
+    kind: FailureKind,
+    message: str = "scripted failure",
+    *,
+    code: str | None = None,
+    retry_after: float = 0.0,
+    usage: tuple[int, int] | None = None,
+) -> Reply:
+    """The attempt fails."""
+    failure = Failure(kind=kind, message=message, code=code, retry_after=retry_after)
+    return Reply(failure=failure, usage=_usage(usage))
+
+
+def throttles(retry_after: float = 0.0) -> Reply:
+    """The provider throttles the attempt."""
+    return fails("throttled", "slow down", code="Throttled", retry_after=retry_after)
+
+
+class ScriptedBackend:
+    """A backend that replays a script, shared by all runs of a loop.
+
+    Args:
+        script: replies in the order in which they are asked for.
+        forever: a reply for every request after the script; for load tests.
+    """
+
+    name = "script"
+
+    def __init__(self, *script: Scripted, forever: Scripted | None = None) -> None:
+        self.seen: list[Seen] = []
+        self._script = list(script)
+        self._forever = forever
+        self._lock = threading.Lock()
+        self._surplus: list[Seen] = []
+
+    def add(self, *script: Scripted) -> None:
+        """Add replies to the end of the script."""
+        with self._lock:
+            self._script.extend(script)
+
+    def check(self, config: Config, tool_choice: ToolChoice) -> None:
+        """Accept every config."""
+
+    def session(self, setup: SessionSetup) -> "ScriptedSession":
+        """A session that reads from the common script."""
+        return ScriptedSession(self, setup)
+
+    def take(self, seen: Seen) -> Reply:
+        """The next reply.
+
+        Raises:
+            ScriptError: the script is at its end.
+        """
+        with self._lock:
+            self.seen.append(seen)
+            if self._script:
+                step: Scripted | None = self._script.pop(0)
+            else:
+                step = self._forever
+            if step is None:
+                self._surplus.append(seen)
+        if step is None:
+            raise ScriptError(f"the script has no reply number {len(self.seen)}")
+        return step if isinstance(step, Reply) else step(seen)
+
+    def assert_done(self) -> None:
+        """Check that the script was used up, and nothing was asked beyond it.
+
+        Raises:
+            ScriptError: saying what was left or asked for too much.
+        """
+        if self._script:
+            raise ScriptError(f"{len(self._script)} replies were never asked for")
+        if self._surplus:
+            raise ScriptError(f"{len(self._surplus)} requests came after the script")
+
+
+class ScriptedSession:
+    """The session of one run."""
+
+    def __init__(self, backend: ScriptedBackend, setup: SessionSetup) -> None:
+        self._backend = backend
+        self._setup = setup
+
+    def infer(
+        self, command: Infer, job: JobContext, on_delta: DeltaSink | None
+    ) -> Inference:
+        """Answer from the script; text goes to `on_delta` word by word."""
+        reply = self._backend.take(self._seen(command, job, on_delta is not None))
+        digest = hashlib.sha256(self.request(command, job)).hexdigest()
+        if on_delta is not None:
+            for block in reply.content:
+                if isinstance(block, Text):
+                    _say(block.text, on_delta)
+        if reply.failure is not None:
+            failed = ModelFailed(
+                iteration=command.iteration,
+                attempt=command.attempt,
+                failure=reply.failure,
+                usage=reply.usage,
+            )
+            return Inference(failed, AttemptReport(request_sha256=digest))
+        message = Message("assistant", reply.content)
+        replied = ModelReplied(
+            iteration=command.iteration,
+            attempt=command.attempt,
+            message=message,
+            stop=reply.stop,
+            usage=reply.usage,
+        )
+        response = dump({"message": to_json(message), "stop": reply.stop})
+        report = AttemptReport(request_sha256=digest, response=response)
+        return Inference(replied, report)
+
+    async def ainfer(
+        self, command: Infer, job: JobContext, on_delta: DeltaSink | None
+    ) -> Inference:
+        """The same, on the event loop."""
+        return self.infer(command, job, on_delta)
+
+    def request(self, command: Infer, job: JobContext) -> bytes:
+        """The neutral request as JSON."""
+        seen = self._seen(command, job, streamed=False)
+        value = {
+            "model": seen.config.model,
+            "system": seen.system,
+            "tool_choice": to_json(seen.tool_choice),
+            "tools": [spec.name for spec in seen.specs],
+            "messages": [to_json(message) for message in seen.messages],
+        }
+        return dump(value).encode()
+
+    def _seen(self, command: Infer, job: JobContext, streamed: bool) -> Seen:
+        setup = self._setup
+        return Seen(
+            job_id=job.job_id,
+            iteration=command.iteration,
+            attempt=command.attempt,
+            tool_choice=command.tool_choice,
+            config=setup.config,
+            system=setup.system,
+            specs=setup.specs,
+            messages=(*setup.history, *command.log),
+            streamed=streamed,
+        )
+
+
+def _say(text: str, on_delta: DeltaSink) -> None:
+    for piece in text.splitlines(keepends=True):
+        on_delta(piece)
