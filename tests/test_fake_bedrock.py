@@ -3,6 +3,8 @@
 import http.client
 import json
 import os
+import socket
+import sys
 import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +32,7 @@ from agentloop.testing.fake_bedrock import (
     intervenes,
     says,
     split,
+    stalls,
     thinks,
     thinks_secretly,
     throttles,
@@ -673,6 +676,47 @@ def test_a_partial_input_is_judged_by_nobody() -> None:
         message = ask(bedrock.client())["output"]["message"]
     legal = {"messages": [*HI, message, *HI], "toolConfig": TOOLS}
     assert "failed to satisfy constraint" in str(violations(MODEL, legal))
+
+
+def test_a_client_may_leave_early() -> None:
+    """A caller that hangs up while it is answered disturbs nobody else."""
+    with FakeBedrock(stalls(0.05, says("a")), says("b")) as bedrock:
+        host, port = bedrock.url.removeprefix("http://").split(":")
+        body = json.dumps({"messages": HI}).encode()
+        head = f"POST /model/{MODEL}/converse HTTP/1.1\r\ncontent-length: {len(body)}"
+        with socket.create_connection((host, int(port))) as hasty:
+            hasty.sendall(head.encode() + b"\r\n\r\n" + body)
+            while len(bedrock.unused) == 2:
+                threading.Event().wait(0.001)
+        with socket.create_connection((host, int(port))) as confused:
+            confused.sendall(b"what\r\n")
+            assert confused.recv(1) == b""
+        assert blocks(ask(bedrock.client())) == [{"text": "b"}]
+
+
+def test_a_request_without_user_text_has_none() -> None:
+    """What a computed reply asks of a request is empty rather than an error."""
+    request = Received(
+        number=1,
+        operation="converse",
+        model_id=MODEL,
+        request_id="r",
+        body={"messages": [{"role": "user", "content": [{"image": {}}]}]},
+        raw=b"",
+        headers={},
+    )
+    assert (request.last_user_text, request.tool_names, request.tool_results) == (
+        "",
+        (),
+        (),
+    )
+
+
+def test_a_missing_boto3_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extra, the server runs and its client says how to get boto3."""
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    with FakeBedrock() as bedrock, pytest.raises(ImportError, match=r"\[bedrock\]"):
+        bedrock.client()
 
 
 def test_boto3_itself_refuses_what_it_can() -> None:

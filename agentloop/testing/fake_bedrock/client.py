@@ -10,6 +10,8 @@ import threading
 from functools import cache
 from typing import Any
 
+from agentloop.ports.system import require
+
 _LOCK = threading.Lock()  # creating boto3 sessions and clients is not thread-safe
 
 
@@ -20,13 +22,13 @@ def bedrock_client(url: str, **config: object) -> Any:
         url: Where the fake listens.
         **config: Options of `botocore.config.Config`; they override the defaults of one
             attempt per call, 64 pooled connections and short timeouts.
+
+    Raises:
+        MissingExtraError: Boto3 is not installed.
     """
-    try:
-        from botocore.config import Config
-    except ImportError as error:
-        raise ImportError(
-            "FakeBedrock.client() needs boto3; pip install 'agentloop[bedrock]'"
-        ) from error
+    require("boto3", "bedrock")
+    from botocore.config import Config
+
     options: dict[str, Any] = {
         "retries": {"mode": "standard", "total_max_attempts": 1},
         "max_pool_connections": 64,

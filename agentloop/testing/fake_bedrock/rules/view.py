@@ -68,6 +68,7 @@ class Ask:
         turns: Its messages, `system` ones left out: they carry no talk.
         by_kind: Its content blocks, by tag.
         tools: The entries of `toolConfig.tools`.
+        found_media: Its images and documents with their paths, by tag.
     """
 
     model: ModelFacts
@@ -76,7 +77,7 @@ class Ask:
     turns: tuple[Turn, ...]
     by_kind: dict[str, list[Block]]
     tools: tuple[object, ...]
-    _media: dict[str, list[tuple[str, Json]]]
+    found_media: dict[str, list[tuple[str, Json]]]
 
     def blocks(self, *kinds: str) -> Iterator[Block]:
         """Every block of these kinds, kind by kind."""
@@ -91,7 +92,7 @@ class Ask:
 
     def media(self, kind: str) -> Iterator[tuple[str, Json]]:
         """Every image or document with its path, those in tool results included."""
-        yield from self._media.get(kind, ())
+        yield from self.found_media.get(kind, ())
 
     @property
     def choice(self) -> str:
@@ -123,7 +124,7 @@ def index_request(model: ModelFacts, body: Json, *, prompt: bool = False) -> Ask
         turns=turns,
         by_kind=by_kind,
         tools=items(body, "toolConfig", "tools"),
-        media=_media(by_kind),
+        found_media=_media(by_kind),
     )
 
 
