@@ -1,0 +1,199 @@
+"""What the memory store keeps: conversations, segments, runs and what they gather.
+
+These records are changed by `MemoryStore` only, under its lock. No rule of the port
+is decided here.
+"""
+
+from bisect import bisect_right
+from collections.abc import Container, Hashable, Iterable, Iterator
+
+from attrs import define, evolve, field, frozen
+
+from agentloop.core.run import Status
+from agentloop.ports.store import (
+    AttemptRow,
+    Checkpoint,
+    ConversationRow,
+    EventRow,
+    JobRow,
+    MessageRow,
+    NewRunRow,
+    RunRow,
+)
+from agentloop.stores.rules import Standing
+
+
+@define(eq=False)
+class Run:
+    """A run's row as it was inserted, and everything committed to it since."""
+
+    inserted: RunRow
+    status: Status = "pending"
+    token: int = 0
+    lease_until: float = 0.0
+    deadline: float | None = None
+    revision: int = 0
+    claimed_revision: int = 0
+    setup: str | None = None
+    header: str | None = None
+    iterations: int = 0
+    result: str | None = None
+    cancel_requested: bool = False
+    completed_at: str | None = None
+    messages: list[tuple[str, str]] = field(factory=list)
+    results: dict[str, str] = field(factory=dict)
+    jobs: dict[int, JobRow] = field(factory=dict)
+    attempts: dict[tuple[int, int], AttemptRow] = field(factory=dict)
+    events: list[EventRow] = field(factory=list)
+
+    @property
+    def last_event(self) -> int:
+        """Id of the last event, 0 when there is none."""
+        return self.events[-1].id if self.events else 0
+
+    def standing(self) -> Standing:
+        """What decides who may write."""
+        return Standing(
+            self.status,
+            self.token,
+            self.revision,
+            self.claimed_revision,
+            len(self.messages),
+            self.last_event,
+        )
+
+    def row(self) -> RunRow:
+        """The row as it is now."""
+        return evolve(
+            self.inserted,
+            status=self.status,
+            iterations=self.iterations,
+            result=self.result,
+            cancel_requested=self.cancel_requested,
+            completed_at=self.completed_at,
+        )
+
+    def refuse_known(self, change: Checkpoint) -> None:
+        """Refuse rows that are stored already, before any of a change is kept.
+
+        Raises:
+            ValueError: a setup, result, job or attempt is there already.
+        """
+        if change.setup is not None and self.setup is not None:
+            raise ValueError(f"run {self.inserted.id} has a setup already")
+        results = () if change.messages else self.results
+        refuse_known("result", results, (key for key, _ in change.results))
+        refuse_known("iteration", self.jobs, (job.iteration for job in change.jobs))
+        refuse_known("attempt", self.attempts, map(_key, change.attempts))
+
+    def commit(self, change: Checkpoint, now: str) -> None:
+        """Keep a change; messages end the turn whose results were kept."""
+        self.revision += 1
+        self.header = change.header
+        self.iterations = change.iterations
+        if change.setup is not None:
+            self.setup = change.setup
+        if change.messages:
+            self.messages.extend((body, now) for body in change.messages)
+            self.results.clear()
+        self.results.update(change.results)
+        self.jobs.update((job.iteration, job) for job in change.jobs)
+        self.attempts.update((_key(attempt), attempt) for attempt in change.attempts)
+        self.events.extend(change.events)
+
+    def attempts_of(self, iteration: int) -> tuple[AttemptRow, ...]:
+        """The attempts of one job in order."""
+        keys = sorted(key for key in self.attempts if key[0] == iteration)
+        return tuple(self.attempts[key] for key in keys)
+
+
+@frozen
+class Segment:
+    """Which messages of a conversation came from which run."""
+
+    first: int
+    last: int
+    run_id: str
+    messages: list[tuple[str, str]]
+
+    def rows(self, since: int, until: int) -> Iterator[MessageRow]:
+        """Its messages with `since < sequence_no <= until`."""
+        low = max(since - self.first + 1, 0)
+        high = min(until, self.last) - self.first + 1
+        for position in range(low, high):
+            body, created_at = self.messages[position]
+            yield MessageRow(
+                run_id=self.run_id,
+                position=position,
+                sequence_no=self.first + position,
+                body=body,
+                created_at=created_at,
+            )
+
+
+@define(eq=False)
+class Conversation:
+    """A conversation's row, its runs by key, and where its messages come from."""
+
+    row: ConversationRow
+    runs: dict[str, Run] = field(factory=dict)
+    segments: list[Segment] = field(factory=list)
+
+    def add(self, new: NewRunRow, now: str) -> Run:
+        """Insert a run under its key."""
+        row = RunRow(
+            id=new.id,
+            conversation_id=new.conversation_id,
+            company_id=new.company_id,
+            user_id=new.user_id,
+            client_op_id=new.client_op_id,
+            driver=new.driver,
+            status="pending",
+            base_version=new.expected_version,
+            config=new.config,
+            payload=new.payload,
+            tool_choice=new.tool_choice,
+            iterations=0,
+            result=None,
+            cancel_requested=False,
+            started_at=now,
+            completed_at=None,
+        )
+        run = self.runs[new.client_op_id] = Run(row)
+        return run
+
+    def join(self, run: Run, now: str) -> None:
+        """Make a run's messages part of the conversation."""
+        first = self.row.version + 1
+        last = self.row.version + len(run.messages)
+        self.row = evolve(self.row, version=last, updated_at=now)
+        if run.messages:
+            self.segments.append(Segment(first, last, run.inserted.id, run.messages))
+
+    def visible(self, since: int, until: int | None) -> Iterator[MessageRow]:
+        """The messages with `since < sequence_no <= until`, ascending."""
+        last = self.row.version if until is None else until
+        begin = bisect_right(self.segments, since, key=lambda segment: segment.last)
+        for segment in self.segments[begin:]:
+            if segment.first > last:
+                return
+            yield from segment.rows(since, last)
+
+
+def refuse_known(
+    kind: str, known: Container[Hashable], keys: Iterable[Hashable]
+) -> None:
+    """Refuse keys that are known, or that come twice.
+
+    Raises:
+        ValueError: there is one.
+    """
+    seen: set[Hashable] = set()
+    for key in keys:
+        if key in known or key in seen:
+            raise ValueError(f"the {kind} {key!r} is stored already")
+        seen.add(key)
+
+
+def _key(attempt: AttemptRow) -> tuple[int, int]:
+    return attempt.iteration, attempt.number

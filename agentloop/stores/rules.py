@@ -1,0 +1,128 @@
+"""Rules of the port that do not depend on how a store keeps its rows.
+
+Who may write to a run, whether a commit is new or a repeat, whether a change fits
+what is stored, what may be pruned. Nothing in here reads or writes a row.
+"""
+
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Final as Constant
+
+from attrs import evolve, frozen
+
+from agentloop.core.run import TERMINAL, Status
+from agentloop.ports.store import Checkpoint, Final, Lease, LeaseLostError
+from agentloop.stores.clock import instant, moment
+
+KEY_RETENTION: Constant = timedelta(days=1)
+"""How long a run's key stays taken after the run ended, whatever is pruned."""
+
+
+@frozen
+class Standing:
+    """What a store knows of a run when somebody wants to write to it."""
+
+    status: str
+    token: int
+    revision: int
+    claimed_revision: int
+    staged: int
+    last_event: int
+
+
+def fence(lease: Lease, standing: Standing | None) -> Standing:
+    """The standing, if the lease is the newest and the run has not ended.
+
+    Raises:
+        LeaseLostError: it is not, or the run is gone.
+    """
+    if standing is None:
+        raise LeaseLostError(f"run {lease.run_id} does not exist any more")
+    if standing.token != lease.token:
+        raise LeaseLostError(
+            f"run {lease.run_id} is held by a newer claim than {lease.token}"
+        )
+    if standing.status in TERMINAL:
+        raise LeaseLostError(f"run {lease.run_id} has ended: {standing.status}")
+    return standing
+
+
+def repeated(lease: Lease, revision: int, standing: Standing) -> bool:
+    """Whether a checkpoint after `revision` repeats the holder's last one.
+
+    Only commits of the same claim count: a holder that never saw the revision it
+    names must not be told that its change is stored.
+
+    Raises:
+        LeaseLostError: the change follows another revision than the stored one.
+    """
+    if standing.revision == revision + 1 and revision >= standing.claimed_revision:
+        return True
+    check_revision(lease, revision, standing)
+    return False
+
+
+def check_revision(lease: Lease, revision: int, standing: Standing) -> None:
+    """Refuse a commit that does not follow the stored revision.
+
+    Raises:
+        LeaseLostError: it follows another one.
+    """
+    if standing.revision != revision:
+        raise LeaseLostError(
+            f"run {lease.run_id} is at revision {standing.revision}, not {revision}"
+        )
+
+
+def check_change(lease: Lease, change: Checkpoint, standing: Standing) -> None:
+    """Refuse a change that does not continue what is stored.
+
+    Raises:
+        ValueError: messages leave a gap or overlap, event ids do not rise, or a
+            row belongs to another run.
+    """
+    if change.messages and change.first_message != standing.staged:
+        raise ValueError(
+            f"messages of run {lease.run_id} begin at position "
+            f"{change.first_message}, but {standing.staged} are staged"
+        )
+    ids = [standing.last_event, *(event.id for event in change.events)]
+    if any(later <= earlier for earlier, later in pairwise(ids)):
+        raise ValueError(f"event ids of run {lease.run_id} do not rise: {ids}")
+    owners = {job.run_id for job in change.jobs}
+    owners |= {attempt.run_id for attempt in change.attempts}
+    if owners - {lease.run_id}:
+        raise ValueError(f"rows of {owners} came with the run {lease.run_id}")
+
+
+@frozen
+class Ending:
+    """How a run really ends, once the conversation's version is known."""
+
+    status: Status
+    result: str
+    joins: bool
+    change: Checkpoint
+
+
+def ending(final: Final, *, in_time: bool) -> Ending:
+    """The end that was asked for, or the conflict when the version moved.
+
+    Raises:
+        ValueError: the status asked for is not one that ends a run.
+    """
+    if final.status not in TERMINAL:
+        raise ValueError(f"a run cannot end with the status {final.status!r}")
+    lost = final.keep and not in_time
+    event = final.conflict_event if lost else final.terminal_event
+    return Ending(
+        "failed" if lost else final.status,
+        final.conflict_result if lost else final.result,
+        final.keep and in_time,
+        evolve(final.last, events=(*final.last.events, event)),
+    )
+
+
+def prune_limit(now: datetime, before: str) -> str:
+    """The instant before which a run must have ended to be pruned."""
+    return instant(min(moment(before), now - KEY_RETENTION))
