@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from types import TracebackType
-from typing import Any, TypeAlias
+from typing import Any
 
-from agentloop.core.request import NewConversation, Payload
+from agentloop.core.request import NewConversation
 from agentloop.core.run import (
     Conversation,
     InferenceJob,
@@ -45,13 +45,11 @@ from agentloop.runtime.hub import Hub
 from agentloop.runtime.options import Options
 from agentloop.runtime.prepare import Resources
 from agentloop.runtime.pulse import Pulse
+from agentloop.runtime.requests import Said
 from agentloop.runtime.runner import Runner
 from agentloop.runtime.service import Service
 from agentloop.runtime.system import RandomIds, SystemClock
 from agentloop.runtime.worker import Worker
-
-Said: TypeAlias = str | Payload | Mapping[str, Any]
-"""What a run may be started with: a text, a payload, or a payload as a dict."""
 
 POLL = 0.25
 """Seconds between looks at a run that another process drives."""
@@ -194,12 +192,13 @@ class AgentLoop:
         Raises:
             RequestError: the documented refusals, in the documented order.
         """
-        body = self._body(
-            payload, client_op_id, expected_version, tool_choice, config_override
-        )
         if expected_version is None:
             seen = self._service.get_conversation(conversation_id, scope)
-            body["expected_version"] = seen.version
+            expected_version = seen.version
+        key = client_op_id or self._ids.new()
+        body = requests.run_body(
+            payload, key, expected_version, tool_choice, config_override
+        )
         return self.submit_run(conversation_id, body, scope=scope)[0]
 
     def submit_run(
@@ -431,14 +430,6 @@ class AgentLoop:
 
     # ------------------------------------------------------------ inside
 
-    def _body(
-        self, payload: Said, key: str | None, version: int | None, *rest: Any
-    ) -> dict[str, Any]:
-        tool_choice, override = rest
-        return requests.run_body(
-            payload, key or self._ids.new(), version, tool_choice, override
-        )
-
     def _claim_if_due(self, run_id: str, scope: Scope) -> Any:
         if self._service.row(run_id, scope).result is not None:
             return None
@@ -465,10 +456,10 @@ class AgentLoop:
         live: queue.SimpleQueue[RunEvent] = queue.SimpleQueue()
         cursor = Cursor(after)
         with self._hub.listening(run_id, live.put):
-            while not cursor.ended:
+            while cursor.more():
                 stored = self._service.events(run_id, cursor.after, scope)
                 yield from cursor.fresh(stored)
-                if not cursor.ended:
+                if cursor.more():
                     self._drive_in_background(run_id)
                     yield from cursor.fresh(_until_quiet(live))
 

@@ -10,7 +10,11 @@ class Cursor:
 
     def __init__(self, after: int) -> None:
         self.after = after
-        self.ended = False
+        self._ended = False
+
+    def more(self) -> bool:
+        """Whether the terminal event is still to come."""
+        return not self._ended
 
     def fresh(self, events: Iterable[RunEvent]) -> Iterator[RunEvent]:
         """Those that the reader has not seen; stops at the terminal event."""
@@ -19,7 +23,7 @@ class Cursor:
                 if event.id <= self.after:
                     continue
                 self.after = event.id
-            self.ended = event.kind == "terminal"
+            self._ended = event.kind == "terminal"
             yield event
-            if self.ended:
+            if self._ended:
                 return

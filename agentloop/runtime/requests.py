@@ -1,15 +1,18 @@
 """The convenient spellings of the face, brought to the contract's request bodies."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from attrs import frozen, has
 
 from agentloop.core.catalog import RequestError
 from agentloop.core.content import ToolResult
-from agentloop.core.request import NewConversation
+from agentloop.core.request import NewConversation, Payload
 from agentloop.core.run import Run
 from agentloop.wire import to_json
+
+Said: TypeAlias = str | Payload | Mapping[str, Any]
+"""What a run may be started with: a text, a payload, or a payload as a dict."""
 
 
 @frozen
@@ -38,14 +41,16 @@ def conversation_body(
 
 
 def run_body(
-    payload: Any, key: str, version: int | None, tool_choice: Any, override: Any
+    payload: Any, key: str, version: int, tool_choice: Any, override: Any
 ) -> dict[str, Any]:
     """The body that starts a run; a bare text is a user message."""
     if isinstance(payload, str):
         payload = {"kind": "user_message", "text": payload}
-    body = {"client_op_id": key, "payload": plain(payload)}
-    if version is not None:
-        body["expected_version"] = version
+    body = {
+        "client_op_id": key,
+        "expected_version": version,
+        "payload": plain(payload),
+    }
     if tool_choice is not None:
         body["tool_choice"] = plain(tool_choice)
     if override is not None:

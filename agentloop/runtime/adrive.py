@@ -1,0 +1,120 @@
+"""The asynchronous driver: the twin of `agentloop.runtime.drive`, over the same desk.
+
+Every effect is a task whose answer arrives in the mailbox, so that a cancel ends a
+wait for the model at once. Store calls are never interrupted. When the host
+cancels the driving task itself, the run is given back and the cancellation goes on.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Protocol, TypeVar
+
+from agentloop.ports import LeaseLostError, RunRow, StoreUnavailableError
+from agentloop.runtime.desk import Desk, Happened
+from agentloop.runtime.narrate import Effect
+from agentloop.runtime.perform import Performed
+
+T = TypeVar("T")
+
+
+class StoreCall(Protocol):
+    """Calls a function that may block, where blocking is allowed."""
+
+    def __call__(self, function: Callable[..., T], *args: Any) -> Awaitable[T]:
+        """The function's result."""
+        ...
+
+
+class AsyncMailbox:
+    """A queue for one driver; posted to from its own event loop only."""
+
+    def __init__(self) -> None:
+        self.lost = False
+        self.stopped = False
+        self._items: deque[Happened] = deque()
+        self._changed = asyncio.Event()
+
+    def post(self, *items: Happened) -> None:
+        """Add what happened and wake the driver."""
+        self._items.extend(items)
+        self._changed.set()
+
+    def lose(self) -> None:
+        """Tell the driver that its lease is gone."""
+        self.lost = True
+        self._changed.set()
+
+    def stop(self) -> None:
+        """Ask the driver to give the run back."""
+        self.stopped = True
+        self._changed.set()
+
+    async def take(self, timeout: float | None) -> list[Happened]:
+        """Everything posted so far; waits up to `timeout` for the first item."""
+        if not self._items and timeout != 0.0:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._changed.wait()
+        self._changed.clear()
+        taken = list(self._items)
+        self._items.clear()
+        return taken
+
+
+async def adrive(
+    desk: Desk,
+    mailbox: AsyncMailbox,
+    perform: Callable[[Effect, str], Awaitable[Performed]],
+    call: StoreCall,
+) -> RunRow | None:
+    """Drive a run to its end.
+
+    Returns:
+        The terminal row, or None when the mailbox was stopped: then the run was
+        given back between two effects, for another worker to go on.
+
+    Raises:
+        LeaseLostError: another worker has the run; nothing more was written.
+        StoreUnavailableError: the store stayed away; the run is picked up later.
+    """
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def answer(effect: Effect) -> None:
+        mailbox.post(await perform(effect, desk.began(effect)))
+
+    try:
+        while not desk.finished:
+            if mailbox.stopped and desk.idle:
+                await call(desk.suspend)
+                return None
+            desk.plan()
+            await call(desk.commit)
+            for effect in desk.ready():
+                task = asyncio.create_task(answer(effect))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+            desk.take(await mailbox.take(desk.patience()))
+            if mailbox.lost:
+                raise LeaseLostError(desk.journal.run_id)
+        return await call(desk.finish)
+    except asyncio.CancelledError:
+        with suppress(StoreUnavailableError):
+            await asyncio.shield(_release(desk, call))
+        raise
+    finally:
+        await _end(tasks)
+
+
+async def _release(desk: Desk, call: StoreCall) -> None:
+    await call(desk.journal.release)
+
+
+async def _end(tasks: set[asyncio.Task[None]]) -> None:
+    """Cancel what nobody waits for any more, and see it gone."""
+    left = tuple(tasks)
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.gather(*left, return_exceptions=True)

@@ -1,0 +1,192 @@
+"""Claiming and driving runs on an event loop; performing effects without blocking it.
+
+Backends and tool servers that can be awaited are; the others run on two bounded
+pools of threads, one for inferences and one for tools, because one alone would
+deadlock when every slot holds a run that waits for a tool.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager, suppress
+from typing import Any, TypeVar
+
+from attrs import field, frozen
+
+from agentloop.core.catalog import Failure
+from agentloop.core.phases import Call, CancelRequested, Discover, Infer
+from agentloop.core.routing import Offer
+from agentloop.ports import (
+    Claim,
+    ClaimRequest,
+    Clock,
+    LeaseLostError,
+    RunRow,
+    StoreUnavailableError,
+    ToolServer,
+)
+from agentloop.runtime.adrive import AsyncMailbox, adrive
+from agentloop.runtime.desk import Desk
+from agentloop.runtime.hub import Hub
+from agentloop.runtime.narrate import Effect
+from agentloop.runtime.perform import Performed, Performer
+from agentloop.runtime.prepare import Resources, prepare
+from agentloop.runtime.runner import DRIVER, desk_for, finish_broken
+
+log = logging.getLogger("agentloop")
+T = TypeVar("T")
+
+
+@frozen
+class AsyncRunner:
+    """Drives claimed runs on the running event loop."""
+
+    resources: Resources
+    hub: Hub
+    clock: Clock
+    inferences: Executor
+    tools: Executor
+    storing: Executor
+    mailboxes: dict[str, AsyncMailbox] = field(factory=dict)
+
+    async def call(self, function: Callable[..., T], *args: Any) -> T:
+        """A store's work: here when it never blocks, else on a thread."""
+        if not self.resources.store.blocking:
+            return function(*args)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.storing, function, *args)
+
+    async def claim(self, run_id: str | None = None) -> Claim | None:
+        """The lease of a run that is due: this one, or any."""
+        options = self.resources.options
+        request = ClaimRequest(
+            driver=DRIVER,
+            lease_seconds=options.lease,
+            run_id=run_id,
+            run_timeout=options.run_timeout,
+        )
+        return await self.call(self.resources.store.claim, request)
+
+    async def run(self, claim: Claim) -> RunRow | None:
+        """Drive a claimed run to its end, or until it is asked to stop.
+
+        Raises:
+            LeaseLostError: another worker has the run.
+            StoreUnavailableError: the store stayed away.
+        """
+        ready = await self.call(prepare, claim, self.resources)
+        try:
+            async with self._beating(claim) as mailbox:
+                desk = desk_for(claim, ready, self.resources, self.hub, self.clock)
+                return await self._drive(desk, mailbox)
+        finally:
+            for server in ready.opened:
+                server.close()
+
+    async def _drive(self, desk: Desk, mailbox: AsyncMailbox) -> RunRow | None:
+        async def perform(effect: Effect, began: str) -> Performed:
+            return await self._perform(desk.performer, effect, began)
+
+        try:
+            return await adrive(desk, mailbox, perform, self.call)
+        except (LeaseLostError, StoreUnavailableError):
+            raise
+        except Exception as error:
+            log.exception("driving run %s failed", desk.journal.run_id)
+            return await self.call(finish_broken, desk, error)
+
+    @asynccontextmanager
+    async def _beating(self, claim: Claim) -> AsyncIterator[AsyncMailbox]:
+        """Keep a lease alive while the block runs."""
+        mailbox = AsyncMailbox()
+        self.mailboxes[claim.run.id] = mailbox
+        beat = asyncio.create_task(self._beat(claim, mailbox))
+        try:
+            yield mailbox
+        finally:
+            del self.mailboxes[claim.run.id]
+            beat.cancel()
+            with suppress(asyncio.CancelledError):
+                await beat
+
+    async def _beat(self, claim: Claim, mailbox: AsyncMailbox) -> None:
+        store, lease = self.resources.store, self.resources.options.lease
+        while True:
+            await asyncio.sleep(lease / 3)
+            try:
+                if await self.call(store.heartbeat, claim.lease, lease):
+                    mailbox.post(CancelRequested())
+            except LeaseLostError:
+                mailbox.lose()
+                return
+            except StoreUnavailableError:
+                continue  # the next beat may get through
+
+    async def cancel(self, run_id: str) -> None:
+        """End a run that was flagged: by its driver here, or by taking it over."""
+        if (mailbox := self.mailboxes.get(run_id)) is not None:
+            mailbox.post(CancelRequested())
+        elif (claim := await self.claim(run_id)) is not None:
+            await self.run(claim)
+
+    # ------------------------------------------------------------ effects
+
+    async def _perform(
+        self, performer: Performer, effect: Effect, began: str
+    ) -> Performed:
+        match effect:
+            case Infer():
+                return await self._infer(performer, effect, began)
+            case Call():
+                return await self._call(performer, effect)
+            case Discover():
+                return await self._discover(performer, effect)
+
+    async def _infer(
+        self, performer: Performer, command: Infer, began: str
+    ) -> Performed:
+        session = performer.session
+        args = command, performer.job(command), performer.delta_sink(command)
+        try:
+            if (ainfer := getattr(session, "ainfer", None)) is not None:
+                found = await ainfer(*args)
+            else:
+                loop = asyncio.get_running_loop()
+                found = await loop.run_in_executor(
+                    self.inferences, session.infer, *args
+                )
+        except Exception as error:
+            return performer.crashed(command, error, began)
+        return performer.inferred(command, found, began)
+
+    async def _call(self, performer: Performer, call: Call) -> Performed:
+        server = performer.drive.servers[call.route.alias]
+        asked = performer.call_of(call)
+        try:
+            if (acall := getattr(server, "acall", None)) is not None:
+                answer = await acall(asked)
+            else:
+                loop = asyncio.get_running_loop()
+                answer = await loop.run_in_executor(self.tools, server.call, asked)
+        except Exception as error:
+            return performer.tool_crashed(call, error)
+        return performer.called(call, answer)
+
+    async def _discover(self, performer: Performer, command: Discover) -> Performed:
+        limit = performer.within(performer.options.discovery_timeout) or 0.001
+        servers = [performer.drive.servers[alias] for alias in command.servers]
+        found = await asyncio.gather(*(self._ask(s, limit) for s in servers))
+        return performer.discovered(
+            command, dict(zip(command.servers, found, strict=True))
+        )
+
+    async def _ask(
+        self, server: ToolServer, limit: float
+    ) -> tuple[Offer, ...] | Failure:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self.tools, server.discover, limit)
+        except Exception as error:
+            message = f"the server raised {type(error).__name__}"
+            return Failure(kind="discovery_refused", message=message)
