@@ -5,7 +5,6 @@ The room turns one POST into one reply. It must not touch sockets.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from typing import Final, assert_never
 
@@ -39,7 +38,7 @@ from agentloop.testing.fake_snowflake.sessions import (
     Sessions,
     expired_body,
 )
-from agentloop.testing.fake_snowflake.shapes import Doc
+from agentloop.testing.fake_snowflake.shapes import Doc, loads
 from agentloop.testing.fake_snowflake.streams import (
     Door,
     Drop,
@@ -188,7 +187,7 @@ class RestDoor:
 
 def _parsed(raw: bytes) -> Doc | None:
     try:
-        value = json.loads(raw)
+        value = loads(raw)
     except ValueError:
         return None
     return value if isinstance(value, dict) else None

@@ -294,8 +294,8 @@ def _tool_choice(body: Doc, _: Known) -> str | None:
         return "tool_choice: may only be specified while providing tools"
     if type_ != "tool":
         return None
-    name = doc(choice).get("name")
-    if name in {tool.get("name") for tool in docs(body["tools"])}:
+    name = text(doc(choice).get("name"))
+    if name in {text(tool.get("name")) for tool in docs(body["tools"])}:
         return None
     return f"tool_choice.tool.name: tool {name!r} not found in provided tools"
 

@@ -13,6 +13,16 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 Doc: TypeAlias = dict[str, Json]
 
 
+def loads(written: str | bytes) -> Json:
+    """Strict JSON: Python would also read NaN and Infinity.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    value: Json = json.loads(written, parse_constant=_refuse_constant)
+    return value
+
+
 def doc(value: Json) -> Doc:
     """The value if it is an object, otherwise an empty one."""
     return value if isinstance(value, dict) else {}
@@ -53,3 +63,7 @@ def kind(value: Json) -> str:
             return "array"
         case dict():
             return "object"
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")

@@ -267,7 +267,8 @@ class SqlDoor:
             polls=travel.polls,
         )
         started = self.queries.start(timed)
-        return Drop() if travel.ending else started
+        lost = travel.ending is not None and travel.ending.how == "reset"
+        return Drop() if lost else started
 
     def _value(self, answer: Answer, meaning: Complete) -> Result:
         try:

@@ -6,14 +6,13 @@ means. It must not run anything.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Final, TypeAlias
 
 from attrs import define, frozen
 
-from agentloop.testing.fake_snowflake.shapes import Doc, Json, doc, kind
+from agentloop.testing.fake_snowflake.shapes import Doc, Json, doc, kind, loads
 
 
 class StatementError(ValueError):
@@ -318,7 +317,7 @@ def _parse_json(arguments: list[Json]) -> Json:
     match arguments:
         case [str(text)]:
             try:
-                value: Json = json.loads(text)
+                value = loads(text)
             except ValueError as error:
                 raise StatementError(
                     f"Error parsing JSON: {error}", 100069, "22P02"

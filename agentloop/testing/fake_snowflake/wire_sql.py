@@ -6,7 +6,6 @@ call can only be said in the caller's own JSON schema. It must not parse SQL.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
@@ -18,7 +17,7 @@ from agentloop.testing.fake_snowflake.replies import (
     Text,
     Thought,
 )
-from agentloop.testing.fake_snowflake.shapes import Doc, Json, doc, dumps
+from agentloop.testing.fake_snowflake.shapes import Doc, Json, doc, dumps, loads
 
 #: Says an answer in the JSON the schema asks for.
 Emulate: TypeAlias = Callable[[Answer, Doc], Json]
@@ -146,7 +145,7 @@ def _takes(schema: Doc, type_: str) -> bool:
 
 def _parsed(text: str) -> Json:
     try:
-        value: Json = json.loads(text)
+        value = loads(text)
     except ValueError:
         raise MisfitError(f"json mode output validation error: {text[:80]!r}") from None
     return value
