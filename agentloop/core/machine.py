@@ -115,7 +115,8 @@ def next_command(state: LoopState) -> Command:
 
 def step(state: LoopState, event: Event) -> LoopState:
     """The state after an event; the same state when the event is not due."""
-    if isinstance(state.phase, Finished):
+    phase = state.phase
+    if isinstance(phase, Finished):
         return state
     match event:
         case ModelReplied() | ModelFailed():
@@ -125,7 +126,7 @@ def step(state: LoopState, event: Event) -> LoopState:
         case Discovered() | DiscoveryFailed():
             return _on_discovery(state, event)
         case Recovered():
-            return _on_recovery(state)
+            return _on_recovery(state, phase)
         case CancelRequested():
             return _fail(state, "AgentLoopCancelled", describe("AgentLoopCancelled"))
         case DeadlinePassed():
@@ -250,7 +251,7 @@ def _unusable(said: Message, uses: tuple[ToolUse, ...]) -> str | None:
 
 def _void(state: LoopState, stop: str, problem: str) -> LoopState:
     type_, reason = _VOID_STOPS.get(stop, ("AgentLoopMalformedModelOutput", problem))
-    return _fail(state, type_, describe(type_, problem=reason or problem))
+    return _fail(state, type_, describe(type_, problem=reason))
 
 
 def _final(state: LoopState, event: ModelReplied) -> LoopState:
@@ -258,13 +259,10 @@ def _final(state: LoopState, event: ModelReplied) -> LoopState:
         type_ = "AgentLoopMalformedModelOutput"
         problem = "it stopped to use a tool and named none"
         return _fail(state, type_, describe(type_, problem=problem))
-    match event.answer:
-        case Failure() as failure:
-            return _fail(state, failure.type, _told(failure))
-        case Answer() as answer:
-            return _finish(state, Completed(answer))
-        case None:
-            return _finish(state, Completed(Answer(next(texts(state.log[-1])))))
+    answer = event.answer or Answer(next(texts(state.log[-1])))
+    if isinstance(answer, Failure):
+        return _fail(state, answer.type, _told(answer))
+    return _finish(state, Completed(answer))
 
 
 # ---------------------------------------------------------------- tools
@@ -406,9 +404,10 @@ def _by_id(phase: CallingTools) -> dict[str, ToolResult]:
 # ---------------------------------------------------------------- recovery
 
 
-def _on_recovery(state: LoopState) -> LoopState:
+def _on_recovery(
+    state: LoopState, phase: Discovering | Inferring | CallingTools
+) -> LoopState:
     """The lost worker may have performed its command, wholly or in part."""
-    phase = state.phase
     lost = Failure(
         kind="worker_lost",
         message=describe("AgentLoopWorkerLost", problem="its attempts are spent"),
@@ -425,8 +424,6 @@ def _on_recovery(state: LoopState) -> LoopState:
             return evolve(spent, phase=Inferring(attempt + 1))
         case CallingTools():
             return _settle(state, _recover_calls(state, phase))
-        case Finished():
-            raise AssertionError("step absorbs every event of a finished run")
         case _:
             assert_never(phase)
 
