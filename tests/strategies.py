@@ -402,7 +402,7 @@ def _model_events(iteration: int, attempt: int) -> SearchStrategy[Event]:
         ),
         _likely(True, rarely=[False]),
         turns(),
-        _likely("end_turn", "tool_use", rarely=STOPS),
+        _likely("end_turn", rarely=STOPS),
         failures("throttled", "timeout", "denied", "context_window"),
         _COSTS,
         _ANSWERS,
