@@ -202,9 +202,11 @@ class Checkpoint:
     Attributes:
         header: replaces the last one; small, whatever the run's length.
         iterations: inferences begun so far.
-        setup: given once, kept until the run ends.
-        first_message: position of the first of `messages` within the run.
-        messages: to be staged at the end, never rewritten.
+        setup: given once, kept as long as the run.
+        first_message: position of the first of `messages` within the run, which
+            is the number staged so far; without messages it means nothing.
+        messages: to be staged at the end, never rewritten. They end a turn: results
+            of earlier checkpoints are dropped.
         results: results of an unfinished turn, by call key.
         jobs: jobs that begin with this commit.
         attempts: attempts that ended.
@@ -248,7 +250,7 @@ class MessageRow:
     position: int
     sequence_no: int
     body: str
-    created_at: str
+    created_at: str  # when it was staged
 
 
 @frozen(kw_only=True)
@@ -270,7 +272,11 @@ class Store(Protocol):
     # ------------------------------------------------------------ conversations
 
     def create_conversation(self, new: NewConversationRow) -> ConversationRow:
-        """Insert a conversation at version 0, stamped with the store's time."""
+        """Insert a conversation at version 0, stamped with the store's time.
+
+        Raises:
+            ValueError: there is one with this id.
+        """
         ...
 
     def get_conversation(
@@ -319,6 +325,7 @@ class Store(Protocol):
         Raises:
             VersionMovedError: the conversation is not at `new.expected_version`.
             LookupError: the conversation does not exist.
+            ValueError: another run has this id.
         """
         ...
 
@@ -364,7 +371,8 @@ class Store(Protocol):
     def release(self, lease: Lease) -> None:
         """Give a lease back, so that the run is due at once.
 
-        A lease that was lost already is none of the caller's business any more:
+        Its token is void from now on, so that a late heartbeat takes nothing. A
+        lease that was lost already is none of the caller's business any more:
         nothing happens.
         """
         ...
@@ -381,6 +389,9 @@ class Store(Protocol):
         Raises:
             LeaseLostError: the token is not the newest, the run has ended, or
                 the revision is another one.
+            ValueError: the change does not fit what is stored: messages leave a gap
+                or overlap, event ids do not rise, a setup, result, job or attempt
+                is there already, or a row is another run's. Nothing changed.
         """
         ...
 
@@ -388,11 +399,13 @@ class Store(Protocol):
         """End a run: last messages, version, terminal fields and event, at once.
 
         With `final.keep` the conversation's version rises by the number of the
-        run's messages; otherwise the messages are dropped. A run that has ended
-        under this token already is returned as it is.
+        run's messages; otherwise they stay staged, seen by no conversation, as long
+        as the run. A run that has ended under this token already is returned as it
+        is.
 
         Raises:
             LeaseLostError: as for `checkpoint`.
+            ValueError: as for `checkpoint`, or the status does not end a run.
         """
         ...
 
@@ -405,7 +418,7 @@ class Store(Protocol):
         ...
 
     def run_messages(self, run_id: str) -> tuple[str, ...]:
-        """The messages a run has staged, visible or not, in order."""
+        """The messages a run has staged, visible or not; none once it is pruned."""
         ...
 
     def run_setup(self, run_id: str) -> str | None:
@@ -430,6 +443,9 @@ class Store(Protocol):
         Messages that joined a conversation stay. A run's key stays unique for at
         least a day after it ended, however late `before` is. Returns how many
         runs were removed.
+
+        Raises:
+            ValueError: `before` is no RFC 3339 instant.
         """
         ...
 

@@ -30,6 +30,11 @@ _IDLE_READERS: Final = 16
 _BATCH: Final = 64
 _PAUSE: Final = 0.01
 _WAL_LIMIT: Final = 64 * 1024 * 1024
+_CLOSED: Final = "the store is closed"
+_FORKED: Final = (
+    "the store was in use before this process was forked, which SQLite does not"
+    " survive; fork first, or make a new store in the child"
+)
 _CALLERS_FAULT: Final = (
     sqlite3.IntegrityError,  # a row that is there already
     sqlite3.DataError,  # a text beyond SQLite's limit
@@ -78,7 +83,7 @@ class Source:
                 " the store needs a file on a local disk, see MemoryStore for memory"
             )
 
-    def unavailable(self, error: Exception) -> StoreUnavailableError:
+    def unavailable(self, error: Exception | str) -> StoreUnavailableError:
         """What a caller is told when SQLite could not do its work."""
         hint = (
             f"; another process held the file's lock for {self.busy_timeout:g} s"
@@ -88,7 +93,7 @@ class Source:
         return StoreUnavailableError(f"SQLite store {self.name}: {error}{hint}")
 
 
-def _is_busy(error: Exception) -> bool:
+def _is_busy(error: Exception | str) -> bool:
     code = getattr(error, "sqlite_errorcode", 0)
     return code & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
@@ -96,10 +101,13 @@ def _is_busy(error: Exception) -> bool:
 class _Ticket(Generic[T]):
     """One caller's work in the queue for the writer, and its answer."""
 
-    __slots__ = ("answer", "done", "error", "work")
+    __slots__ = ("answer", "done", "error", "gate", "leads", "work")
 
     def __init__(self, work: Callable[[sqlite3.Connection], T]) -> None:
         self.work = work
+        self.gate = Lock()
+        self.gate.acquire()
+        self.leads = False
         self.done = False
         self.error: BaseException | None = None
         self.answer: T | None = None
@@ -122,7 +130,9 @@ class Pool:
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._turn = Lock()
+        self._mutex = Lock()  # guards the queue
+        self._led = False
+        self._turn = Lock()  # guards the writer
         self._queue: deque[_Ticket[object]] = deque()
         self._writer: sqlite3.Connection | None = None
         self._readers: list[sqlite3.Connection] = []
@@ -151,21 +161,48 @@ class Pool:
         Raises:
             StoreUnavailableError: SQLite failed; nothing is half-written.
         """
+        self._check_usable()  # before any lock, which a fork may have inherited
         ticket = _Ticket(work)
-        self._queue.append(cast("_Ticket[object]", ticket))
-        with self._turn:
-            while not ticket.done:
-                self._serve_queue()
+        try:
+            self._enqueue(cast("_Ticket[object]", ticket))
+            if not ticket.leads:
+                ticket.gate.acquire()  # released when it leads, or is done
+            if not ticket.done:
+                self._lead()
+        finally:  # also when Ctrl-C ended the waiting: others must not wait for us
+            self._leave(cast("_Ticket[object]", ticket))
         if ticket.error is not None:
             raise ticket.error
         return cast("T", ticket.answer)
 
-    def _serve_queue(self) -> None:
-        """Commit for those who have waited longest."""
-        size = min(len(self._queue), _BATCH)
-        batch = [self._queue.popleft() for _ in range(size)]
+    def _enqueue(self, ticket: _Ticket[object]) -> None:
+        """Queue up, and lead if nobody does."""
+        with self._mutex:
+            if not self._led:
+                self._led = ticket.leads = True
+            self._queue.append(ticket)
+
+    def _leave(self, ticket: _Ticket[object]) -> None:
+        """Be in nobody's way: out of the queue, and the next one leads."""
+        with self._mutex:
+            if not ticket.done and ticket in self._queue:
+                self._queue.remove(ticket)
+            if ticket.leads:
+                ticket.leads = False
+                self._led = bool(self._queue)
+                if self._queue:
+                    self._queue[0].leads = True
+                    self._queue[0].gate.release()
+
+    def _lead(self) -> None:
+        """Commit for those who have waited longest, the caller among them."""
+        batch: list[_Ticket[object]] = []
         try:
-            self._commit(batch)
+            with self._mutex:
+                while self._queue and len(batch) < _BATCH:
+                    batch.append(self._queue.popleft())
+            with self._turn:
+                self._commit(batch)
         except (sqlite3.Error, OSError) as error:
             for ticket in batch:
                 ticket.error = self._source.unavailable(error)
@@ -176,6 +213,7 @@ class Pool:
         finally:
             for ticket in batch:
                 ticket.done = True
+                ticket.gate.release()
 
     def _commit(self, batch: list[_Ticket[object]]) -> None:
         db = self._open_writer()
@@ -191,7 +229,8 @@ class Pool:
             raise
 
     def _open_writer(self) -> sqlite3.Connection:
-        self._check_usable()
+        if self._closed:
+            raise sqlite3.ProgrammingError(_CLOSED)
         if self._writer is None:
             self._writer = self._connect()
         return self._writer
@@ -204,6 +243,7 @@ class Pool:
         Raises:
             StoreUnavailableError: SQLite failed.
         """
+        self._check_usable()
         try:
             db = self._borrow()
             try:
@@ -230,7 +270,6 @@ class Pool:
         return self.read(of_one_moment)
 
     def _borrow(self) -> sqlite3.Connection:
-        self._check_usable()
         try:
             return self._readers.pop()
         except IndexError:
@@ -253,12 +292,9 @@ class Pool:
 
     def _check_usable(self) -> None:
         if self._closed:
-            raise sqlite3.ProgrammingError("the store is closed")
+            raise self._source.unavailable(_CLOSED)
         if self._is_inherited():
-            raise sqlite3.ProgrammingError(
-                "the store was in use before this process was forked, which SQLite"
-                " does not survive; fork first, or make a new store in the child"
-            )
+            raise self._source.unavailable(_FORKED)
 
     def _is_inherited(self) -> bool:
         return self._owner is not None and self._owner != os.getpid()

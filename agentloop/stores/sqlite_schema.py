@@ -8,7 +8,8 @@ Runs, conversations and what hangs on them are joined by small integers, because
 uuids as text would be most of a slim row. The integers are never used again
 (AUTOINCREMENT): messages outlive the run that a prune removes. `runs` is rewritten
 by every checkpoint and therefore holds nothing long; what is long and written once
-(`run_texts`, `setups`, `messages`) lives beside it.
+(`run_texts`, `setups`, `messages`) lives beside it. Tables of slim rows are kept in
+the order of their key (WITHOUT ROWID), which SQLite advises against for long ones.
 """
 
 import sqlite3
@@ -67,7 +68,7 @@ _FIRST: Final = (
         position INTEGER NOT NULL,
         created_at TEXT NOT NULL,
         body TEXT NOT NULL,
-        PRIMARY KEY (run, position)) WITHOUT ROWID""",
+        PRIMARY KEY (run, position))""",
     """CREATE TABLE segments (
         conversation INTEGER NOT NULL,
         last_seq INTEGER NOT NULL,
@@ -92,7 +93,7 @@ _FIRST: Final = (
         number INTEGER NOT NULL,
         body TEXT NOT NULL,
         response TEXT,
-        PRIMARY KEY (run, iteration, number)) WITHOUT ROWID""",
+        PRIMARY KEY (run, iteration, number))""",
     """CREATE TABLE events (
         run INTEGER NOT NULL,
         id INTEGER NOT NULL,
