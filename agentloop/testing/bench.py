@@ -57,7 +57,7 @@ class Bench:
                 self._tools,
                 ids=self._ids,
                 clock=self._clock,
-                observer=self._observe,
+                observer=lambda _, event: self.events.append(event),
                 **{"pause": self._pause, **self._choices},
             )
         return self._loop
@@ -87,9 +87,6 @@ class Bench:
     def messages(self) -> tuple[StoredMessage, ...]:
         """The messages of the conversation."""
         return self.loop.messages(self.conversation.id, scope=self.scope).messages
-
-    def _observe(self, run_id: str, event: RunEvent) -> None:
-        self.events.append(event)
 
     def _pause(self, delay: float, at_least: float) -> float:
         self.waits.append(max(delay, at_least))

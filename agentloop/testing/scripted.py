@@ -24,7 +24,7 @@ from agentloop.ports import (
     JobContext,
     SessionSetup,
 )
-from agentloop.wire import dump, to_json
+from agentloop.wire import WireError, dump, to_json
 
 
 class ScriptError(AssertionError):
@@ -125,6 +125,48 @@ def fails(
 def throttles(retry_after: float = 0.0) -> Reply:
     """The provider throttles the attempt."""
     return fails("throttled", "slow down", code="Throttled", retry_after=retry_after)
+
+
+def script_from(value: Any) -> list[Reply]:
+    """Replies from JSON, so that a script can be a file.
+
+    A list of objects, each with one of `says` (a text), `calls` (a list of
+    `{"name", "arguments"}`) or `fails` (a failure kind), and optionally `text`,
+    `stop`, `usage` (`[prompt, completion]`) and `code`.
+
+    Raises:
+        WireError: with the JSON path of what does not fit.
+    """
+    if not isinstance(value, list):
+        raise WireError("$", "a script is a list of replies")
+    return [_reply_from(f"$[{i}]", step) for i, step in enumerate(value)]
+
+
+def _reply_from(path: str, step: Any) -> Reply:
+    verbs = [
+        v for v in ("says", "calls", "fails") if isinstance(step, dict) and v in step
+    ]
+    if len(verbs) != 1:
+        raise WireError(path, "needs exactly one of says, calls, fails")
+    usage = tuple(step.get("usage", (10, 5)))
+    try:
+        match verbs[0]:
+            case "says":
+                return says(
+                    step["says"], usage=usage, stop=step.get("stop", "end_turn")
+                )
+            case "calls":
+                uses = [
+                    (call["name"], call.get("arguments", {})) for call in step["calls"]
+                ]
+                stop = step.get("stop", "tool_use")
+                return calls(*uses, text=step.get("text"), usage=usage, stop=stop)
+            case _:
+                return fails(
+                    step["fails"], step.get("text", "scripted"), code=step.get("code")
+                )
+    except (KeyError, TypeError, IndexError) as error:
+        raise WireError(path, f"cannot be understood: {error!r}") from None
 
 
 class ScriptedBackend:

@@ -1,0 +1,5 @@
+"""`python -m agentloop.cli` is `agentloop`."""
+
+from agentloop.cli import main
+
+main()

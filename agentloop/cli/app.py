@@ -1,0 +1,19 @@
+"""The commands by name, and what they share."""
+
+import typer
+
+from agentloop.cli import demo, doctor, errors, run, show
+
+app = typer.Typer(
+    name="agentloop",
+    help="Run agent loops: conversations, runs and tools over your own storage.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("demo")(demo.demo)
+app.command("run")(run.run)
+app.command("show")(show.show)
+app.command("messages")(show.messages)
+app.command("errors")(errors.errors)
+app.command("doctor")(doctor.doctor)

@@ -1,0 +1,51 @@
+"""`agentloop errors`: the catalog, printed from the table the library uses."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from agentloop.core.catalog import BY_SLUG, BY_TYPE, CATALOG, DOCS_BASE, Incident
+
+
+def errors(
+    name: Annotated[
+        str | None, typer.Argument(help="One error, by its type or slug.")
+    ] = None,
+) -> None:
+    """Explain the ways a request is refused and a run fails."""
+    if name is None:
+        Console().print(_table())
+        return
+    row = BY_TYPE.get(name) or BY_SLUG.get(name)
+    if row is None:
+        typer.echo(f"agentloop: no error is called {name!r}; try: agentloop errors")
+        raise typer.Exit(2)
+    for line in _explained(row):
+        typer.echo(line)
+
+
+def _table() -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in ("slug", "http", "run error", "retried"):
+        table.add_column(heading, no_wrap=True)
+    for row in CATALOG:
+        table.add_row(
+            row.slug,
+            str(row.status or ""),
+            row.type or "",
+            "yes" if row.retried else "",
+        )
+    return table
+
+
+def _explained(row: Incident) -> list[str]:
+    lines = [row.title, f"  {DOCS_BASE}{row.slug}"]
+    if row.status is not None:
+        lines.append(f"  HTTP {row.status}: {row.detail}")
+    if row.type is not None:
+        lines.append(f"  run error {row.type}: {row.message}")
+    if row.retried:
+        lines.append("  the loop tries again by itself before a run ends with it")
+    return lines

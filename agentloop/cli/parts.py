@@ -1,0 +1,111 @@
+"""From flags to parts: stores, backends, configs and tools named on a command line.
+
+Whatever cannot be opened ends the command with one line that names the offending
+value and the way out, and exit code 2.
+"""
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import typer
+
+from agentloop.core.catalog import RequestError
+from agentloop.ports import Backend, MissingExtraError, Store, StoreUnavailableError
+from agentloop.wire import Limits, WireError, parse
+
+STORE_HELP = "Where to keep things: a file, sqlite:///FILE, or memory:"
+BACKEND_HELP = "Which model: bedrock, or script:FILE"
+
+
+def stop(problem: str) -> NoReturn:
+    """End the command with exit code 2 and one line on standard error."""
+    typer.echo(f"agentloop: {problem}", err=True)
+    raise typer.Exit(2)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Turn what a user can mend into one line."""
+    try:
+        yield
+    except (RequestError, StoreUnavailableError, MissingExtraError) as error:
+        stop(str(error))
+
+
+@contextmanager
+def open_store(url: str) -> Iterator[Store]:
+    """The store a `--store` value names, closed at the end."""
+    if url in {"memory", "memory:"}:
+        from agentloop.stores.memory import MemoryStore
+
+        yield MemoryStore()
+        return
+    from agentloop.stores.sqlite import SQLiteStore
+
+    scheme, mark, rest = url.partition("://")
+    if mark and scheme != "sqlite":
+        stop(f"--store {url!r} has an unknown scheme; use a file or sqlite:///FILE")
+    path = (rest.removeprefix("/") or ":") if mark else url
+    if not Path(path).expanduser().resolve().parent.is_dir():
+        stop(f"--store {url!r}: there is no folder {Path(path).parent}")
+    store = SQLiteStore(str(Path(path).expanduser()))
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def make_backend(name: str, endpoint_url: str | None, region: str | None) -> Backend:
+    """The backend a `--backend` value names."""
+    kind, _, file = name.partition(":")
+    if kind == "bedrock":
+        from agentloop.backends.bedrock import BedrockBackend
+
+        return BedrockBackend(endpoint_url=endpoint_url, region=region)
+    if kind == "script" and file:
+        from agentloop.testing.scripted import ScriptedBackend, script_from
+
+        try:
+            return ScriptedBackend(*script_from(read_json(file)))
+        except WireError as error:
+            stop(f"{file}: {error}")
+    stop(f"--backend {name!r} is unknown; use bedrock, or script:FILE")
+
+
+def read_json(file: str) -> Any:
+    """The JSON value in a file."""
+    try:
+        data = Path(file).expanduser().read_bytes()
+    except OSError as error:
+        stop(f"cannot read {file}: {error.strerror}")
+    try:
+        return parse(data, Limits())[0]
+    except WireError as error:
+        stop(f"{file}: {error}")
+
+
+def load_tools(specs: list[str]) -> dict[str, Any]:
+    """Host tools from `ALIAS=module:name` values; the name is a list of tools."""
+    found: dict[str, Any] = {}
+    for spec in specs:
+        alias, equals, place = spec.partition("=")
+        module, colon, name = place.partition(":")
+        if not (alias and equals and module and colon and name):
+            stop(f"--tools {spec!r} is not of the form ALIAS=module:name")
+        if "" not in sys.path:
+            sys.path.insert(0, "")
+        try:
+            found[alias] = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            stop(f"--tools {spec!r}: {error}")
+    return found
+
+
+def as_json(value: Any) -> str:
+    """JSON for people to read."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
