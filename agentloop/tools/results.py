@@ -1,0 +1,213 @@
+"""From what a function returned, or raised, to the content of a tool result.
+
+Whatever the value is, an answer comes out: content that every store and provider
+takes, or an error result that says what is wrong with the value. Text without a
+place in JSON (lone surrogates, NUL) is replaced and the result says so; anything
+else without a JSON form is refused, because a model must not read a guess.
+
+The order matters for hostile values: size, depth and self-reference are bounded by
+a walk that stops early, and only then is anything copied.
+"""
+
+from collections import deque
+from collections.abc import Mapping, Set
+from typing import Final, TypeAlias, get_args
+
+from attrs import frozen
+
+from agentloop.core.content import Content, Document, Image, Json, Opaque, Text
+from agentloop.ports import ToolAnswer, require
+from agentloop.wire import WireError, clean, clean_text, dump, load, to_json
+
+MAX_BYTES: Final = 1024 * 1024
+NOTHING: Final = "The tool returned nothing."
+
+_MAX_MESSAGE: Final = 2000
+_MAX_DEPTH: Final = 100
+_BLOCKS: Final = get_args(Content)
+_WORST: Final = 12
+"""Bytes of ASCII JSON that one character can take: a pair of surrogate escapes."""
+
+_Prepared: TypeAlias = tuple[Content, int, int]
+"""A block, how many characters were replaced in it, and its size as JSON text."""
+
+
+@frozen
+class Renderer:
+    """Makes answers of one tool's values."""
+
+    name: str
+    max_bytes: int = MAX_BYTES
+
+    def returned(self, value: object) -> ToolAnswer:
+        """The answer for a value that the function returned. Never raises."""
+        try:
+            return self._answer(value)
+        except WireError as error:
+            reason = str(error).removeprefix("$: ")
+        except RecursionError:
+            reason = _TOO_DEEP
+        except Exception as error:  # the value's own code runs when it is read
+            reason = _described(error)
+        return failed(f"the result of '{self.name}' cannot be passed on: {reason}")
+
+    def _answer(self, value: object) -> ToolAnswer:
+        content: list[Content] = []
+        replaced = size = 0
+        for item in _items(value):
+            block, changed, length = self._block(item)
+            content.append(block)
+            replaced += changed
+            size += length
+            self._check(size)
+        if replaced:
+            plural = "s" if replaced > 1 else ""
+            note = f"({replaced} character{plural} without a place in JSON replaced)"
+            content.append(Text(note))
+        return ToolAnswer(tuple(content))
+
+    def _check(self, size: int) -> None:
+        if size > self.max_bytes:
+            raise WireError(
+                "$",
+                f"its JSON text of {size} bytes or more exceeds the cap of "
+                f"{self.max_bytes}; return less, or raise max_bytes",
+            )
+
+    def _block(self, value: object) -> _Prepared:
+        match value:
+            case None:
+                return Text(NOTHING), 0, len(NOTHING)
+            case str() | Text():
+                return self._text(value if isinstance(value, str) else value.text)
+            case Image() | Document():
+                self._check(len(value.data))
+                load(to_json(value), type(value))  # format and base64 are checked
+                return value, 0, len(value.data)
+            case Opaque(provider, inner):
+                plain, changed, size = self._value(inner)
+                return Opaque(provider, _object(plain)), changed, size
+            case _:
+                whole = value.json if isinstance(value, Json) else value
+                plain, changed, size = self._value(whole)
+                return Json(plain), changed, size
+
+    def _text(self, text: str) -> _Prepared:
+        self._check(len(text))
+        found, changed = clean_text(str.__str__(text))  # a subclass may lie
+        few = len(found) * _WORST <= self.max_bytes
+        size = len(found) if few or found.isascii() else len(dump(found)) - 2
+        self._check(size)
+        return Text(found), changed, size
+
+    def _value(self, value: object) -> tuple[object, int, int]:
+        self._weigh(value)
+        plain, changed = clean(_builtins(value))
+        size = len(dump(plain))
+        self._check(size)
+        return plain, changed, size
+
+    def _weigh(self, value: object) -> None:
+        """Refuse early what is too large, too deep, or holds itself.
+
+        Counts a lower bound of the JSON text, shared parts as often as they appear,
+        so that small values which unfold into huge ones are seen as what they are.
+        """
+        weight = 0
+        todo = [(value, 0)]
+        while todo:
+            node, depth = todo.pop()
+            if depth > _MAX_DEPTH:
+                raise WireError("$", _TOO_DEEP)
+            weight += _weight(node)
+            if weight > self.max_bytes:
+                self._check(weight)
+            todo.extend((inner, depth + 1) for inner in _inside(node))
+
+
+_TOO_DEEP: Final = f"nested deeper than {_MAX_DEPTH} levels, or holding itself"
+_LISTS: Final = (list, tuple, set, frozenset, deque)
+
+
+def _items(value: object) -> list[object] | tuple[object, ...]:
+    """The parts of a value: more than one where it is a list with blocks in it."""
+    if isinstance(value, list | tuple) and any(isinstance(v, _BLOCKS) for v in value):
+        return value
+    return [value]
+
+
+def _weight(node: object) -> int:
+    if isinstance(node, str):
+        return len(node) + 2
+    if isinstance(node, Mapping):
+        return 2 + 4 * len(node)
+    return 2 + 2 * len(node) if isinstance(node, _LISTS) else 1
+
+
+def _inside(node: object) -> tuple[object, ...]:
+    if isinstance(node, Mapping):
+        return (*node.keys(), *node.values())
+    return tuple(node) if isinstance(node, _LISTS) else ()
+
+
+def _builtins(value: object) -> object:
+    """The value in JSON's own types; binary data is left for `clean` to refuse."""
+    to_builtins = require("msgspec", "tools").to_builtins
+    plain: object = to_builtins(
+        value,
+        str_keys=True,
+        builtin_types=(bytes, bytearray, memoryview),
+        enc_hook=_simpler,
+    )
+    return plain
+
+
+def _simpler(value: object) -> object:
+    """One step towards JSON for what the library does not know.
+
+    Pydantic models are recognised by their method, so as not to import pydantic.
+    """
+    match value:
+        case str():
+            return str.__str__(value)
+        case int():
+            return int.__int__(value)
+        case float():
+            return float.__float__(value)
+        case Mapping():
+            return dict(value)
+        case deque() | Set():
+            return list(value)
+    model_dump = getattr(value, "model_dump", None)
+    if callable(model_dump) and not isinstance(value, type):
+        found: object = model_dump(mode="json")
+        return found
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _object(value: object) -> Mapping[str, object]:
+    if not isinstance(value, Mapping):
+        raise WireError("$", "an opaque block holds an object")
+    return value
+
+
+# ---------------------------------------------------------------- failures
+
+
+def failed(message: str) -> ToolAnswer:
+    """An error result with one line of text."""
+    return ToolAnswer((Text(clean_text(message)[0]),), is_error=True)
+
+
+def raised(error: BaseException) -> ToolAnswer:
+    """The error result for an exception: type and message, never a stack trace."""
+    return failed(_described(error))
+
+
+def _described(error: BaseException) -> str:
+    name = type(error).__name__
+    try:
+        message = str(error)[:_MAX_MESSAGE].strip()
+    except Exception:  # an exception's own code may be broken as well
+        message = "(its message cannot be read)"
+    return f"{name}: {message}" if message else name
