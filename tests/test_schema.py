@@ -30,6 +30,7 @@ BOOKING = {
 
 
 def said(*texts: str) -> Message:
+    """An assistant's message with these text blocks."""
     return Message("assistant", tuple(Text(text) for text in texts))
 
 
