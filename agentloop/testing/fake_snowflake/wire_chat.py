@@ -103,10 +103,9 @@ def _message(answer: Answer) -> Doc:
         texts: list[Json] = [{"type": "text", "text": text} for text in said]
         message["content"] = [*texts, *opaque]
     if details := _reasoning(answer):
-        message["reasoning"] = "".join(
-            b.text for b in answer.blocks if isinstance(b, Thought)
-        )
         message["reasoning_details"] = details
+    if thought := "".join(b.text for b in answer.blocks if isinstance(b, Thought)):
+        message["reasoning"] = thought
     if answer.tool_calls:
         message["tool_calls"] = [
             _call(call, call.written) for call in answer.tool_calls
@@ -160,7 +159,7 @@ def _reasoning_deltas(block: Thought | Redacted, size: int) -> Iterator[Doc]:
             for piece in sliced(text, size):
                 part: Doc = {"type": "reasoning.text", "text": piece}
                 yield {"reasoning": piece, "reasoning_details": [part]}
-            seal: Doc = {"type": "reasoning.text", "signature": signature}
+            seal: Doc = {"type": "reasoning.text", "text": "", "signature": signature}
             yield {"reasoning_details": [seal]}
         case Redacted(data):
             hidden: Doc = {"type": "reasoning.encrypted", "data": data}
