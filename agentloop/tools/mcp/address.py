@@ -51,7 +51,9 @@ link-local, site-local and multicast addresses are all outside of it."""
 
 _PRIVATE_NAMES: Final = ("localhost", "local", "internal", "intranet", "home.arpa")
 _URL: Final = re.compile(r"(https?)://([^/?#]*)([^#]*)(?:#.*)?", re.IGNORECASE)
-_AUTHORITY: Final = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]:]+)(?::([0-9]{1,5}))?")
+_AUTHORITY: Final = re.compile(
+    r"(\[[0-9a-f.]*:[0-9a-f:.]*\]|[^\[\]:]+)(?::([0-9]{1,5}))?"
+)
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER: Final = re.compile(r"0x[0-9a-f]*|[0-9]+")
 _PRINTABLE: Final = re.compile(r"[!-\[\]-~]{1,2048}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from agentloop.core.catalog import Failure, RequestError
@@ -105,22 +106,20 @@ class StdioServer:
         options: StdioOptions | None = None,
     ) -> None:
         _require_sdk()
-        self._command = command
+        self._name = name = PurePath(command).name
         settings = options or StdioOptions()
 
         def connect() -> "Link":
             from agentloop.tools.mcp.link import Link
             from agentloop.tools.mcp.stdio import StdioTarget, StdioTransport
 
-            target = StdioTarget(
-                command, command, tuple(args), dict(env or {}), settings
-            )
-            return Link(StdioTransport(target), command)
+            target = StdioTarget(name, command, tuple(args), dict(env or {}), settings)
+            return Link(StdioTransport(target), name)
 
-        self._tools = RemoteTools(Remote(command, connect, settings.timeout))
+        self._tools = RemoteTools(Remote(name, connect, settings.timeout))
 
     def __repr__(self) -> str:
-        return f"StdioServer({self._command!r})"
+        return f"StdioServer({self._name!r})"
 
     @property
     def reports(self) -> tuple[str, ...]:

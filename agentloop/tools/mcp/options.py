@@ -77,6 +77,9 @@ class StdioOptions:
         stderr: where its standard error goes, as for `subprocess.Popen`; None
             shares ours.
         timeout: seconds for a call that brings no timeout of its own.
+        probe: seconds a process gets to say anything after a call of it timed out,
+            a ping included; then it is taken for hung, killed, and started again
+            by the next call.
         grace: seconds a process gets to end by itself at each step of a stop.
         limits: caps on one message of the server.
     """
@@ -84,5 +87,6 @@ class StdioOptions:
     cwd: Path | None = None
     stderr: int | None = None
     timeout: float = 60.0
+    probe: float = 10.0
     grace: float = 1.0
     limits: Limits = _LIMITS

@@ -31,6 +31,9 @@ MAX_ADDRESSES = 4
 fair part of the connect timeout."""
 
 
+_NO_ADDRESS = "its name does not resolve"
+
+
 class CheckedBackend(httpcore2.AsyncNetworkBackend):
     """Opens sockets to judged addresses only."""
 
@@ -51,11 +54,11 @@ class CheckedBackend(httpcore2.AsyncNetworkBackend):
         try:
             found = await asyncio.to_thread(self._resolve, host, port)
         except (OSError, UnicodeError) as error:
-            raise httpcore2.ConnectError("name not resolved") from error
+            raise httpcore2.ConnectError(_NO_ADDRESS) from error
         for address in found:
             check_address(address, self._policy)
         if not found:
-            raise httpcore2.ConnectError("name without addresses")
+            raise httpcore2.ConnectError(_NO_ADDRESS)
         return found[:MAX_ADDRESSES]
 
     async def connect_tcp(
@@ -144,9 +147,8 @@ def translated(alias: str) -> Iterator[None]:
             f"'{alias}' may not be reached: {error}", "forbidden-address"
         ) from None
     except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
-        cause = type(error.__cause__ or error).__name__
         raise server_fault(
-            f"'{alias}' cannot be reached: {cause}", UNDELIVERED
+            f"'{alias}' cannot be reached: {_reason(error)}", UNDELIVERED
         ) from None
     except (httpcore2.LocalProtocolError, httpcore2.UnsupportedProtocol) as error:
         raise protocol_fault(
@@ -162,3 +164,14 @@ def translated(alias: str) -> Iterator[None]:
         raise server_fault(
             f"'{alias}' broke off the connection: {type(error).__name__}"
         ) from None
+
+
+def _reason(error: Exception) -> str:
+    """The class of what the pool wrapped; of texts, only our own."""
+    match error.args:
+        case (str() as text,) if text == _NO_ADDRESS:
+            return text
+        case (BaseException() as inner,):
+            return type(inner.__cause__ or inner).__name__
+        case _:
+            return type(error).__name__

@@ -5,6 +5,7 @@ started. A line that is no message, or an answer nobody asked for, ends the
 connection: after it nothing on the pipe can be trusted to be an answer.
 """
 
+import itertools
 import os
 import signal
 from collections.abc import AsyncIterator, Mapping
@@ -15,6 +16,7 @@ import anyio
 from anyio.abc import Process
 from attrs import field, frozen
 from mcp.client.stdio import get_default_environment
+from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCNotification, JSONRPCRequest, RequestId
 
 from agentloop.core.catalog import Failure
@@ -30,6 +32,7 @@ from agentloop.tools.mcp.envelope import (
 from agentloop.tools.mcp.options import StdioOptions
 from agentloop.tools.mcp.streams import (
     Outbox,
+    Sending,
     Streams,
     caller_of,
     failure_message,
@@ -41,6 +44,7 @@ from agentloop.tools.mcp.streams import (
 
 _CHUNK: Final = 64 * 1024
 _POLL: Final = 0.01
+_KILL: Final = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has no SIGKILL
 _GONE: Final = (anyio.EndOfStream, anyio.ClosedResourceError, OSError)
 _BROKEN: Final = (*_GONE, anyio.BrokenResourceError)
 
@@ -65,6 +69,8 @@ class StdioTransport:
         self._alive = True
         self._waiting: dict[RequestId, JSONRPCRequest] = {}
         self._given_up: set[RequestId] = set()
+        self._doubted = anyio.Event()
+        self._heard = anyio.Event()
 
     @property
     def alive(self) -> bool:
@@ -87,6 +93,7 @@ class StdioTransport:
         ):
             tasks.start_soon(self._write, process, to_send)
             tasks.start_soon(self._read, process)
+            tasks.start_soon(self._watch, process, sent)
             try:
                 yield received, sent
             finally:
@@ -145,6 +152,23 @@ class StdioTransport:
     def _give_up(self, request_id: RequestId) -> None:
         if self._waiting.pop(request_id, None) is not None:
             self._given_up.add(request_id)
+            self._doubted.set()
+
+    async def _watch(self, process: Process, outbox: Sending) -> None:
+        """Kill a process that, after a call was given up, does not even say pong.
+
+        Else one hung tool would take every later call down with it.
+        """
+        for n in itertools.count():
+            await self._doubted.wait()
+            self._doubted, self._heard = anyio.Event(), anyio.Event()
+            ping = JSONRPCRequest(jsonrpc="2.0", id=f"probe-{n}", method="ping")
+            with suppress(*_BROKEN):
+                await outbox.send(SessionMessage(ping))
+            with anyio.move_on_after(self._target.options.probe):
+                await self._heard.wait()
+            if not self._heard.is_set():
+                _signal_group(process, _KILL)
 
     # ------------------------------------------------------------ from the process
 
@@ -190,6 +214,7 @@ class StdioTransport:
                 )
 
     async def _take(self, line: bytes) -> None:
+        self._heard.set()
         if not line.strip():
             return
         message = read_message(line, self._target.options.limits, self._alias)
@@ -237,7 +262,7 @@ async def _stop(process: Process, grace: float) -> None:
     if process.stdin is not None:
         with suppress(*_BROKEN):
             await process.stdin.aclose()
-    for sign in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
+    for sign in (signal.SIGTERM, _KILL):
         if await _exited(process, grace):
             break
         _signal_group(process, sign)

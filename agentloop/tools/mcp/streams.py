@@ -29,7 +29,8 @@ from agentloop.tools.mcp.envelope import Caller, Message, protocol_fault
 Sender: TypeAlias = MemoryObjectSendStream[SessionMessage | Exception]
 Receiver: TypeAlias = MemoryObjectReceiveStream[SessionMessage | Exception]
 Outbox: TypeAlias = MemoryObjectReceiveStream[SessionMessage]
-Streams: TypeAlias = tuple[Receiver, MemoryObjectSendStream[SessionMessage]]
+Sending: TypeAlias = MemoryObjectSendStream[SessionMessage]
+Streams: TypeAlias = tuple[Receiver, Sending]
 
 
 class Transport(Protocol):
@@ -50,7 +51,7 @@ def inbox() -> tuple[Sender, Receiver]:
     return anyio.create_memory_object_stream[SessionMessage | Exception](math.inf)
 
 
-def outbox() -> tuple[MemoryObjectSendStream[SessionMessage], Outbox]:
+def outbox() -> tuple[Sending, Outbox]:
     """Messages of the session. Unbounded, so that giving up never waits."""
     return anyio.create_memory_object_stream[SessionMessage](math.inf)
 
