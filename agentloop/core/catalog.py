@@ -205,10 +205,23 @@ CATALOG: tuple[Incident, ...] = (
     ),
     Incident(slug="not-found", title="Not Found", status=404, detail=NOT_FOUND),
     Incident(
+        slug="method-not-allowed",
+        title="Method Not Allowed",
+        status=405,
+        detail="this resource takes {allowed}",
+    ),
+    Incident(
         slug="too-many-requests",
         title="Too Many Requests",
         status=429,
         detail="{problem}",
+    ),
+    Incident(
+        slug="store-unavailable",
+        title="Store Unavailable",
+        status=503,
+        detail="the store did not answer and whether the request took effect "
+        "is unknown; read before you repeat it",
     ),
     Incident(
         slug="internal-error",

@@ -48,6 +48,7 @@ from agentloop.runtime.prepare import Resources
 from agentloop.runtime.requests import Said
 from agentloop.runtime.service import Service
 from agentloop.runtime.system import RandomIds, SystemClock
+from agentloop.runtime.watch import Watch
 
 POLL = 0.25
 """Seconds between looks at a run that another process drives."""
@@ -276,6 +277,11 @@ class AsyncAgentLoop:
         run = await self.start_run(conversation_id, payload, scope=scope, **start)
         async for event in self.events(run.id, scope=scope):
             yield event
+
+    @property
+    def watch(self) -> Watch:
+        """The outside view of this loop, for whoever serves it to others."""
+        return Watch(self._service, self._hub, self._workers)
 
     # ------------------------------------------------------------ background
 

@@ -49,6 +49,7 @@ from agentloop.runtime.requests import Said
 from agentloop.runtime.runner import Runner
 from agentloop.runtime.service import Service
 from agentloop.runtime.system import RandomIds, SystemClock
+from agentloop.runtime.watch import Watch
 from agentloop.runtime.worker import Worker
 
 POLL = 0.25
@@ -384,6 +385,11 @@ class AgentLoop:
         """
         run = self.start_run(conversation_id, payload, scope=scope, **start)
         return self._follow(run.id, scope, 0)
+
+    @property
+    def watch(self) -> Watch:
+        """The outside view of this loop, for whoever serves it to others."""
+        return Watch(self._service, self._hub, self._workers)
 
     # ------------------------------------------------------------ background
 
