@@ -7,7 +7,7 @@ section 4 and "Names that resolve to nothing" of section 11).
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, assert_never
 
 from attrs import evolve, frozen
 
@@ -186,6 +186,8 @@ def check_tool_choice(
             return None
         case SpecificTool():
             return _check_specific(choice, config, catalogs)
+        case _:
+            assert_never(choice)
 
 
 def _statically_empty(config: Config, catalogs: Catalogs) -> bool:
