@@ -180,7 +180,7 @@ def specs(names: SearchStrategy[str] | None = None) -> SearchStrategy[ToolSpec]:
     """A tool as a model is told of it."""
     return st.builds(
         ToolSpec,
-        name=names or st.text(WORDS + "-", min_size=1, max_size=20),
+        name=st.text(WORDS + "-", min_size=1, max_size=20) if names is None else names,
         description=st.none() | texts(),
         input_schema=st.just({"type": "object"}) | json_objects(),
         strict=st.none() | st.booleans(),

@@ -241,7 +241,7 @@ RUNS = [
     ("AgentLoopTokenBudgetExceeded", "token-budget-exceeded", None, False),
     ("AgentLoopWorkflowStartFailed", "workflow-start-failed", None, False),
 ]
-DOCUMENTED = [
+DOCUMENTED = (
     "agent-run-not-found",
     "cancelled",
     "concurrent-conversation-append",
@@ -273,7 +273,7 @@ DOCUMENTED = [
     "unknown-tool-use-id",
     "version-conflict",
     "workflow-start-failed",
-]
+)
 
 
 @pytest.mark.parametrize(("slug", "status", "title", "facts", "detail"), REQUESTS)
