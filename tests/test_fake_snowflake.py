@@ -3,6 +3,7 @@
 Runs on both connector lines; what they do differently is told by their version.
 """
 
+import http.client
 import json
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from agentloop.testing.fake_snowflake import (
     Rows,
     ScriptError,
     answers,
+    breaks,
     calls,
     cuts,
     expires,
@@ -603,6 +605,81 @@ def test_closing_ends_a_waiting_statement() -> None:
     assert len(ended) == 1
 
 
+# -- without a connector ---------------------------------------------------------------
+def raw(sf: FakeSnowflake, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+    """One request with a fresh session."""
+    connection = http.client.HTTPConnection("127.0.0.1", sf.port, timeout=30)
+    token = f'Snowflake Token="{sf.open_session()}"'
+    connection.request(method, path, json.dumps(body), {"Authorization": token})
+    response = connection.getresponse()
+    document = json.loads(response.read())
+    connection.close()
+    return response.status, document
+
+
+def test_a_submission_can_be_aborted_by_its_request_id(sf: FakeSnowflake) -> None:
+    """The client-side timer of 4.x cancels what it has no query id for."""
+    sf.script(hangs())
+    query_id = submit(sf.connect())
+    (query,) = sf.queries
+    told = {"requestId": query.request_id}
+    status, document = raw(sf, "POST", "/queries/v1/abort-request?requestId=x", told)
+    assert (status, document["success"]) == (200, True)
+    assert isinstance(sf.query_result(query_id), Failed)
+
+
+def test_results_are_scanned_and_fetched(sf: FakeSnowflake) -> None:
+    """4.x scans a finished query by statement, 5.x fetches it by address."""
+    connection = sf.connect()
+    sf.script(says("twice"))
+    query_id = submit(connection)
+    cursor = connection.cursor()
+    cursor.execute(f"select * from table(result_scan('{query_id}'))")
+    _, fetched = raw(sf, "GET", f"/queries/{query_id}/result")
+    assert (
+        said(cursor.fetchone()[0]) == said(fetched["data"]["rowset"][0][0]) == "twice"
+    )
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_unfinished_results_cannot_be_scanned(sf: FakeSnowflake, running: bool) -> None:
+    """A query that runs, or is unknown, has no result to scan or fetch."""
+    connection = sf.connect()
+    query_id = "01b00000-0000-4000-8000-00000000dead"
+    if running:
+        sf.script(hangs())
+        query_id = submit(connection)
+    with pytest.raises(ProgrammingError, match="not found"):
+        connection.cursor().execute(f"select * from table(result_scan('{query_id}'))")
+    if not running:
+        _, fetched = raw(sf, "GET", f"/queries/{query_id}/result")
+        assert fetched["code"] == "000709"
+
+
+def test_sql_wants_a_session() -> None:
+    """Without a session token the SQL endpoints answer 401."""
+    with FakeSnowflake() as sf:
+        connection = http.client.HTTPConnection("127.0.0.1", sf.port, timeout=30)
+        for token in ("Bearer pat", ""):
+            head = {"Authorization": token}
+            connection.request("POST", "/queries/v1/query-request", b"{}", head)
+            response = connection.getresponse()
+            assert response.status == 401
+            response.read()
+        connection.close()
+
+
+def test_a_fault_of_the_fake_fails_the_test() -> None:
+    """A taught function that raises is reported by the script's check."""
+    sf = FakeSnowflake()
+    sf.on_sql("boom", lambda sql: Rows((), ((len(sql), 1 // 0),)))
+    with pytest.raises(ProgrammingError, match="ZeroDivisionError"):
+        sf.connect().cursor().execute("boom")
+    sf.close()
+    with pytest.raises(ScriptError, match="ZeroDivisionError"):
+        sf.assert_done()
+
+
 # -- the script ------------------------------------------------------------------------
 def test_leftover_replies_fail() -> None:
     """Leaving the block names the replies nobody asked for."""
@@ -633,6 +710,14 @@ def test_what_sql_cannot_say_fails(reply: Reply) -> None:
     sf.close()
     with pytest.raises(ScriptError, match="SQL"):
         sf.assert_done()
+
+
+def test_a_broken_stream_is_a_remote_error(sf: FakeSnowflake) -> None:
+    """What would break a stream fails a row with status 500, billed all the same."""
+    sf.script(breaks("model overloaded"))
+    with pytest.raises(ProgrammingError, match=r"500 .*model overloaded"):
+        complete(sf.connect())
+    assert sf.inferences == 1
 
 
 def test_another_failure_is_not_hidden_by_leftovers() -> None:

@@ -165,6 +165,11 @@ class RestDoor:
         ending = answer.delivery.ending
         if ending is not None and ending.how == "reset" and ending.events == 0:
             return Drop(ready)
+        broken = answer.delivery.broken
+        if broken is not None and not request.stream:
+            failure = Failure(status=500, message=broken.message)
+            failed = json_response(500, _failure_body(failure, request))
+            return evolve(failed, ready=ready)
         stamp = Stamp(
             id=f"{request.number:06d}",
             model=request.model,

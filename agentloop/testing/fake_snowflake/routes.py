@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, assert_never
 
 from attrs import frozen
 
@@ -16,6 +16,7 @@ from agentloop.testing.fake_snowflake.queries import Queries, status_body
 from agentloop.testing.fake_snowflake.rest_door import PATHS, RestDoor
 from agentloop.testing.fake_snowflake.script import Script
 from agentloop.testing.fake_snowflake.sessions import (
+    Bearer,
     Refused,
     Session,
     Sessions,
@@ -89,12 +90,21 @@ class Router:
                 return open_route(self, asked)
         for expression, route in _GUARDED:
             if match := expression.fullmatch(path):
-                who = self.sessions.judge(asked.authorization, "sql")
-                if isinstance(who, Session):
-                    return route(self, asked, who, match.groupdict().get("id", ""))
-                refused = who if isinstance(who, Refused) else Refused(401, {})
-                return json_response(refused.status, refused.body)
+                id_ = match.groupdict().get("id", "")
+                return self._guarded(route, asked, id_)
         return json_response(404, error_body("390404", f"no such path {path}"))
+
+    def _guarded(self, route: _Guarded, asked: Exchange, id_: str) -> Response | Drop:
+        who = self.sessions.judge(asked.authorization, "sql")
+        match who:
+            case Session():
+                return route(self, asked, who, id_)
+            case Refused(status, body):
+                return json_response(status, body)
+            case Bearer():
+                raise AssertionError("bearer tokens open the REST doors alone")
+            case _:
+                assert_never(who)
 
     # -- without a live session --------------------------------------------------------
     def login(self, asked: Exchange) -> Response:

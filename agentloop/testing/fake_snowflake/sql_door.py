@@ -271,6 +271,8 @@ class SqlDoor:
         return Drop() if lost else started
 
     def _value(self, answer: Answer, meaning: Complete) -> Result:
+        if (broken := answer.delivery.broken) is not None:
+            return _remote(500, broken.message)
         try:
             value = completed(answer, meaning.body, self.emulate, details=self.details)
         except MisfitError as misfit:

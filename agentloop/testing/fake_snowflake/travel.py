@@ -109,7 +109,7 @@ def breaks(
     message: Answer | None = None,
     after: int = 1,
 ) -> Answer:
-    """An `error` event after some events; only a stream can show it."""
+    """An `error` event after some events; a document or a row fails with 500."""
     whole = _something(message)
     broken = Break(events=after, message=said)
     return _sent(whole, evolve(whole.delivery, broken=broken))
