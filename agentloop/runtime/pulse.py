@@ -56,8 +56,8 @@ class Pulse:
         me = threading.current_thread()
         while True:
             with self._changed:
-                self._changed.wait(self._lease_seconds / 3)
-                if self._thread is not me:
+                span = self._lease_seconds / 3
+                if self._changed.wait_for(lambda: self._thread is not me, span):
                     return
                 due = tuple(self._beating.items())
             for lease, mailbox in due:

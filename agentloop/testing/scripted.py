@@ -261,8 +261,7 @@ class ScriptedSession:
             stop=reply.stop,
             usage=reply.usage,
         )
-        response = dump({"message": to_json(message), "stop": reply.stop})
-        report = AttemptReport(request_sha256=digest, response=response)
+        report = AttemptReport(request_sha256=digest, response=_shown(message, reply))
         return Inference(replied, report)
 
     async def ainfer(
@@ -296,6 +295,14 @@ class ScriptedSession:
             messages=(*setup.history, *command.log),
             streamed=streamed,
         )
+
+
+def _shown(message: Message, reply: Reply) -> str | None:
+    """The reply as JSON text; None for a hostile one that has no such form."""
+    try:
+        return dump({"message": to_json(message), "stop": reply.stop})
+    except WireError:
+        return None
 
 
 def _say(text: str, on_delta: DeltaSink) -> None:

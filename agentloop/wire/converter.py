@@ -5,8 +5,10 @@
 class changes nothing on the wire. Text and bytes are `agentloop.wire.text`'s.
 """
 
+import operator
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import UnionType
 from typing import Any, Final, TypeVar, get_args, get_origin
 
@@ -334,7 +336,11 @@ def _make_converter() -> Converter:
     converter.register_structure_hook_func(
         lambda t: t == JsonObject, _strictly(dict, "an object")
     )
-    converter.register_unstructure_hook_func(lambda t: t == JsonObject, lambda v: v)
+    # JSON values are JSON already; walking them would only find its limits.
+    for free in (JsonObject, Any):
+        converter.register_unstructure_hook_func(
+            partial(operator.eq, free), lambda value: value
+        )
     for key, tags in (("type", BLOCK_TAGS), ("kind", CHOICE_TAGS)):
         converter.register_structure_hook_func(
             _is_tagged(tags), _tagged(converter, key, tags)
@@ -407,6 +413,14 @@ def _register_requests(converter: Converter) -> None:
         },
     )
     converter.register_structure_hook(NewConversation, _new_conversation(converter))
+    converter.register_unstructure_hook(
+        NewConversation,
+        lambda new: {
+            "defaults": converter.unstructure(new.defaults),
+            "name": new.name,
+            "system_prompt": new.system_prompt,
+        },
+    )
 
 
 def _out(values: tuple[Any, ...]) -> list[dict[str, Any]]:
