@@ -10,6 +10,7 @@ from agentloop.ports.backend import (
     DeltaSink,
     Inference,
     JobContext,
+    Preceding,
     Session,
     SessionSetup,
 )
@@ -66,6 +67,7 @@ __all__ = [
     "NewConversationRow",
     "NewRunRow",
     "Observer",
+    "Preceding",
     "Reader",
     "RunRow",
     "ServerDirectory",

@@ -29,10 +29,43 @@ class SessionSetup:
 
 @frozen(kw_only=True)
 class JobContext:
-    """What an attempt is called and how long it may take, in seconds."""
+    """What an attempt is called, how long it may take, and what is known of it.
+
+    A provider may run an inference under an id of its own that outlives the call,
+    as a Snowflake query does. A backend tells that id through `remember` before it
+    waits for the answer; whoever drives the job next hands it back as `remembered`,
+    so that the answer is fetched instead of being paid for twice.
+
+    Attributes:
+        job_id: the id of the job, minted and stored before the first attempt.
+        timeout: seconds the attempt may take; None leaves it to the backend.
+        streamed: whether the answer is asked for as a stream, which is part of the
+            body on some wires; `Session.request` reads it, `infer` goes by `on_delta`.
+        remember: makes a text durable before it returns; None takes it back, which
+            need not be durable at once. May raise, and then the attempt must end.
+        remembered: the text that an earlier attempt of this job left, if any.
+        abandoned: whether nobody waits for the answer any more; may be asked often.
+    """
 
     job_id: str
     timeout: float | None = None
+    streamed: bool = False
+    remember: Callable[[str | None], None] | None = None
+    remembered: str | None = None
+    abandoned: Callable[[], bool] | None = None
+
+
+@frozen(kw_only=True)
+class Preceding:
+    """A request that was answered only with a demand for fresh credentials.
+
+    Nothing was inferred, so it is no attempt of its own; it is recorded before the
+    attempt that it belongs to.
+    """
+
+    code: str
+    message: str
+    provider_request_id: str | None = None
 
 
 @frozen(kw_only=True)
@@ -44,12 +77,14 @@ class AttemptReport:
         request_sha256: hex digest of `Session.request` as it was sent.
         response: the provider's answer as JSON text, verbatim.
         notes: what the encoder changed so that the provider takes the history.
+        preceding: requests that had to be repeated with fresh credentials.
     """
 
     provider_request_id: str | None = None
     request_sha256: str | None = None
     response: str | None = None
     notes: tuple[str, ...] = ()
+    preceding: tuple[Preceding, ...] = ()
 
 
 @frozen
@@ -80,7 +115,10 @@ class Session(Protocol):
         ...
 
     def request(self, command: Infer, job: JobContext) -> bytes:
-        """The body that `infer` sends for this command, byte for byte."""
+        """The body that `infer` sends for this command, byte for byte.
+
+        With `job.streamed` it is the body of an attempt that somebody listened to.
+        """
         ...
 
 
