@@ -5,7 +5,7 @@ images and documents; a tool output brings content blocks. Both become the messa
 that opens the run. Convenience spellings are settled where JSON is parsed.
 """
 
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, assert_never
 
 from attrs import frozen
 
@@ -67,6 +67,8 @@ def opening(payload: Payload) -> Message:
             return Message("user", content)
         case ToolOutputs(outputs):
             return Message("user", outputs)
+        case _:
+            assert_never(payload)
 
 
 def check_payload(payload: Payload) -> None:
@@ -87,6 +89,8 @@ def check_payload(payload: Payload) -> None:
         case ToolOutputs(outputs):
             if not outputs:
                 raise _refuse("$.payload.outputs must not be empty")
+        case _:
+            assert_never(payload)
 
 
 def _refuse(problem: str) -> RequestError:
