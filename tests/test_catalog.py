@@ -192,6 +192,21 @@ REQUESTS = [
         "Resource not found or not accessible.",
     ),
     ("not-found", 404, "Not Found", {}, "Resource not found or not accessible."),
+    (
+        "method-not-allowed",
+        405,
+        "Method Not Allowed",
+        {"allowed": "GET, POST"},
+        "this resource takes GET, POST",
+    ),
+    (
+        "store-unavailable",
+        503,
+        "Store Unavailable",
+        {},
+        "the store did not answer and whether the request took effect is unknown; "
+        "read before you repeat it",
+    ),
     ("too-many-requests", 429, "Too Many Requests", {"problem": "slow"}, "slow"),
     (
         "internal-error",
