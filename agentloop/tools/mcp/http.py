@@ -63,7 +63,7 @@ COURTESY: Final = 5.0
 """Seconds for messages nobody waits for: notifications and replies of ours."""
 
 FAREWELL: Final = 1.0
-"""Seconds for the DELETE that ends a session; the server forgets it anyway."""
+"""Seconds each for last messages and for the DELETE that ends a session."""
 
 _PARSE_INLINE: Final = 256 * 1024
 _MIN_SECRET: Final = 8
@@ -133,20 +133,29 @@ class HttpTransport:
         self._gate = Gate(self._target.options)
         self._inbox, received = inbox()
         sent, to_send = outbox()
-        async with (
-            self._gate.pool,
-            self._inbox,
-            received,
-            sent,
-            to_send,
-            anyio.create_task_group() as tasks,
-        ):
+        async with self._gate.pool, self._inbox, received, sent, to_send:
+            try:
+                async with self._tasks(to_send):
+                    yield received, sent
+            finally:
+                await self._say_farewell()
+
+    @asynccontextmanager
+    async def _tasks(self, to_send: Outbox) -> AsyncIterator[None]:
+        """The tasks of a session.
+
+        On leaving, requests are dropped, but messages on their way get a moment to
+        arrive: that a call was cancelled is worth telling.
+        """
+        async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._pump, to_send, tasks)
             try:
-                yield received, sent
+                yield
             finally:
-                tasks.cancel_scope.cancel()
-                await self._say_farewell()
+                for scope in self._posts.values():
+                    scope.cancel()
+                tasks.cancel_scope.shield = True
+                tasks.cancel_scope.deadline = anyio.current_time() + FAREWELL
 
     async def _pump(self, to_send: Outbox, tasks: TaskGroup) -> None:
         async with to_send:

@@ -44,6 +44,7 @@ class Link:
         self._alias = alias
         self._settled = anyio.Event()
         self._stopped = anyio.Event()
+        self._opening = anyio.CancelScope()
         self._state: _Open | Failure | None = None
 
     @property
@@ -58,6 +59,7 @@ class Link:
     def stop(self) -> None:
         """Let the keeper close the session; calls in flight fail."""
         self._stopped.set()
+        self._opening.cancel()
 
     async def keep(self) -> None:
         """Hold the session until it is stopped; never raises but cancellation."""
@@ -76,10 +78,10 @@ class Link:
                 name="agentloop", version=version("agentloop")
             )
             async with ClientSession(dispatcher=dispatcher, client_info=me) as session:
-                with anyio.fail_after(HANDSHAKE_TIMEOUT):
+                with self._opening, anyio.fail_after(HANDSHAKE_TIMEOUT):
                     await session.initialize()
-                self._state = _Open(dispatcher)
-                self._settled.set()
+                    self._state = _Open(dispatcher)
+                    self._settled.set()
                 await self._stopped.wait()
 
     async def request(self, method: str, params: JsonObject) -> JsonObject:
