@@ -7,10 +7,10 @@ class changes nothing on the wire. Text and bytes are `agentloop.wire.text`'s.
 
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from types import UnionType
-from typing import Any, Final, TypeVar, get_args, get_origin
+from typing import Any, Final, Literal, TypeVar, get_args, get_origin
 
 from attrs import fields_dict, has
 from cattrs import Converter
@@ -53,7 +53,7 @@ from agentloop.core.request import (
     UserContent,
     UserMessage,
 )
-from agentloop.core.run import RunError, RunEvent, Usage
+from agentloop.core.run import Page, RunError, RunEvent, Usage
 from agentloop.wire.text import WireError, clean, clean_text, dump, undump
 
 SCHEMA_VERSION: Final = 1
@@ -142,24 +142,27 @@ def _first_problem(error: BaseException) -> tuple[str, str]:
     path = ""
     while isinstance(error, ClassValidationError | IterableValidationError):
         inner = error.exceptions[0]
-        path += _step(inner)
+        path += _step(inner, getattr(error, "cl", None))
         error = inner
     match error:
         case WireError():
             return path + error.path.removeprefix("$"), error.problem
         case ForbiddenExtraKeysError():
-            name = sorted(error.extra_fields)[0]
-            return f"{path}.{name}", "unknown key"
+            return path + _unknown(error.extra_fields), "unknown key"
         case KeyError():  # the note has named the key already
             return path, "required"
         case _:
             return path, str(error) or type(error).__name__
 
 
-def _step(error: BaseException) -> str:
+def _unknown(names: Iterable[Any]) -> str:
+    return f".{min(map(str, names))[:80]}"
+
+
+def _step(error: BaseException, outer: Any) -> str:
     for note in getattr(error, "__notes__", ()):
         if isinstance(note, AttributeValidationNote):
-            return f".{note.name}"
+            return f".{_RENAMED.get((outer, note.name), note.name)}"
         if isinstance(note, IterableValidationNote):
             return f"[{note.index}]"
     return ""
@@ -223,6 +226,19 @@ def _number(value: Any, _: Any) -> float:
     return value
 
 
+def _literal(type_: Any) -> Callable[[Any, Any], Any]:
+    """Structure one of the strings of a Literal."""
+    allowed = get_args(type_)
+
+    def structure(value: Any, _: Any) -> Any:
+        if value not in allowed:
+            known = ", ".join(allowed)
+            raise WireError("$", f"must be one of {known}, not {_shown(value)}")
+        return value
+
+    return structure
+
+
 def _at(step: str, function: Callable[..., Any], *args: Any) -> Any:
     """Call, and put `step` before the path of what goes wrong inside."""
     try:
@@ -256,11 +272,19 @@ def _object(converter: Converter, type_: type) -> Callable[[Any, Any], Any]:
     return structure
 
 
+_RENAMED: Mapping[tuple[Any, str], str] = {
+    (Message, "content"): "content_blocks",
+    (ToolResult, "content"): "content_blocks",
+}
+"""Fields that go by another name in JSON."""
+
+
 def _renames(type_: type) -> dict[str, Any]:
-    """A message and a tool result call their content `content_blocks`."""
-    if type_ in {Message, ToolResult}:
-        return {"content": override(rename="content_blocks")}
-    return {}
+    return {
+        field: override(rename=name)
+        for (owner, field), name in _RENAMED.items()
+        if owner is type_
+    }
 
 
 def _plain(converter: Converter, type_: type) -> Callable[[Any], dict[str, Any]]:
@@ -283,7 +307,9 @@ def _plain(converter: Converter, type_: type) -> Callable[[Any], dict[str, Any]]
     return lambda value: dict(inner(value))
 
 
-_SPARSE = frozenset({Config, ToolSpec, McpServer, ClientTools, RunError, Reasoning})
+_SPARSE = frozenset(
+    {Config, ToolSpec, McpServer, ClientTools, RunError, Reasoning, Page}
+)
 """Values whose absent fields stay absent in JSON."""
 
 
@@ -298,11 +324,11 @@ def _tagged(
         if not isinstance(value, dict):
             raise WireError("$", f"must be an object, not {_shown(value)}")
         members = {tags[t]: t for t in get_args(union) if t in tags}
-        member = members.get(value.get(key, ""))
+        tag = value.get(key)
+        member = members.get(tag) if isinstance(tag, str) else None
         if member is None:
-            known = ", ".join(members)
-            found = _shown(value.get(key))
-            raise WireError(f"$.{key}", f"must be one of {known}, not {found}")
+            problem = f"must be one of {', '.join(members)}, not {_shown(tag)}"
+            raise WireError(f"$.{key}", problem)
         rest = {name: item for name, item in value.items() if name != key}
         return converter.structure(rest, member)
 
@@ -316,6 +342,11 @@ def _is_tagged(tags: Mapping[type, str]) -> Callable[[Any], bool]:
         return union and len(members) > 1 and members <= tags.keys()
 
     return check
+
+
+def _is_literal(type_: Any) -> bool:
+    origin: object = get_origin(type_)
+    return origin is Literal
 
 
 def _is_tuple(type_: Any) -> bool:
@@ -333,6 +364,7 @@ def _make_converter() -> Converter:
     converter.register_structure_hook_factory(
         _is_tuple, lambda t: _list_of(converter, get_args(t)[0])
     )
+    converter.register_structure_hook_factory(_is_literal, _literal)
     converter.register_structure_hook_func(
         lambda t: t == JsonObject, _strictly(dict, "an object")
     )
@@ -399,6 +431,12 @@ def _register_requests(converter: Converter) -> None:
     converter.register_structure_hook_func(lambda t: t == Payload, payload)
     converter.register_structure_hook(Override, changes)
     converter.register_unstructure_hook(
+        Override,
+        lambda v: {
+            name: converter.unstructure(item) for name, item in v.changes.items()
+        },
+    )
+    converter.register_unstructure_hook(
         UserMessage,
         lambda v: {"kind": "user_message", "content_blocks": _out(v.content)},
     )
@@ -430,7 +468,7 @@ def _out(values: tuple[Any, ...]) -> list[dict[str, Any]]:
 def _change(converter: Converter, name: str, value: Any) -> Any:
     attribute = fields_dict(Config).get(name)
     if attribute is None:
-        raise WireError(f"$.{name}", "unknown key")
+        raise WireError(f"${_unknown([name])}", "unknown key")
     if value is None:
         return None
     return _at(f".{name}", converter.structure, value, attribute.type)
@@ -479,6 +517,10 @@ def _tool_output(converter: Converter, value: Any) -> ToolResult:
             else {"type": "json", "json": content}
         ]
     result: ToolResult = converter.structure(rest, ToolResult)
+    for i, block in enumerate(result.content):
+        if isinstance(block, Opaque):
+            problem = "must be one of text, json, image, document, not 'opaque'"
+            raise WireError(f"$.content_blocks[{i}].type", problem)
     return result
 
 
@@ -496,8 +538,8 @@ def _new_conversation(converter: Converter) -> Callable[[Any, Any], NewConversat
 
 
 def _only(value: dict[str, Any], names: set[str]) -> None:
-    if strange := sorted(value.keys() - names):
-        raise WireError(f"$.{strange[0]}", "unknown key")
+    if strange := value.keys() - names:
+        raise WireError(f"${_unknown(strange)}", "unknown key")
 
 
 CONVERTER: Final = _make_converter()
