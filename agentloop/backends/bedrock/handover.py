@@ -132,7 +132,7 @@ def _listen(client: Any) -> None:
         client.meta.events.register_first(
             f"before-call.bedrock-runtime.{operation}",
             _before_call,
-            unique_id=_UNIQUE,
+            unique_id=f"{_UNIQUE}-{operation}",
         )
 
 

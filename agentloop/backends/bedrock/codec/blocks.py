@@ -160,7 +160,7 @@ class Blocks:
             arguments = {}
         if not self.can.tools:
             self.note("a tool call was told in words: the model takes no tools")
-            return {"text": f"(called {block.name} with {dump(arguments)})"}
+            return {"text": f"(called {self.name(block.name)} with {dump(arguments)})"}
         return {
             "toolUse": {
                 "toolUseId": self.id(block.tool_use_id),
@@ -249,13 +249,13 @@ class Blocks:
                 self.note("redacted reasoning that is no base64 was left out")
                 return None
             return {"reasoningContent": {"redactedContent": data}}
-        if self.can.reasoning == "signed" and not block.signature:
-            self.note("reasoning without a signature was left out")
+        text, changed = clean_text(block.text or "")
+        signature = None if changed else block.signature
+        if self.can.reasoning == "signed" and not signature:
+            self.note("reasoning without a valid signature was left out")
             return None
-        text: Wire = {"text": block.text or ""}
-        if block.signature is not None:
-            text["signature"] = block.signature
-        return {"reasoningContent": {"reasoningText": text}}
+        signed = {} if signature is None else {"signature": signature}
+        return {"reasoningContent": {"reasoningText": {"text": text, **signed}}}
 
     def opaque(self, block: Opaque, kinds: frozenset[str]) -> Wire | None:
         """A block of Bedrock's as it came; nobody else's can be understood."""

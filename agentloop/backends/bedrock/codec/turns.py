@@ -71,6 +71,8 @@ class Turns:
         """Take the next messages."""
         for message in messages:
             if message.role == "assistant":
+                if any(isinstance(block, ToolUse) for block in self._said):
+                    self._close_assistant_turn()  # its calls come before what follows
                 if not self._speaking:
                     self._close_user_turn()
                 self._said.extend(message.content)
