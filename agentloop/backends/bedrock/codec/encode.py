@@ -52,12 +52,16 @@ class Conversation:
     def _up_to(self, log: Log) -> Turns:
         """The turns of the history and of exactly this log.
 
-        A log only grows while a session lives; one that is not a continuation of
-        the last (a request rebuilt for an earlier iteration) starts afresh.
+        A log only grows while a session lives, and is asked about when it is the
+        model's turn. Any other (a request rebuilt for an earlier iteration, a log
+        in which the model spoke last) starts afresh.
         """
-        turns = self._turns
-        follows = self._taken <= len(log) and (
-            self._taken == 0 or log[self._taken - 1] is self._newest
+        turns, newest = self._turns, self._newest
+        follows = (
+            newest is not None
+            and newest.role != "assistant"
+            and self._taken <= len(log)
+            and log[self._taken - 1] is newest
         )
         if turns is None or not follows:
             turns = Turns(self._model.can, self._frame.names, self._frame.preface)
