@@ -156,6 +156,7 @@ CALLS: dict[str, tuple[FailureKind, str | None]] = {
     "stream-no-json": ("mcp_protocol", None),
     "stream-wrong-id": ("mcp_protocol", None),
     "stream-bad-note": ("mcp_protocol", None),
+    "stream-reply-with-method": ("mcp_protocol", None),
     "stream-asks-too-much": ("mcp_protocol", None),
     "stream-never-resumed": ("mcp_server", None),
     "forgets-always": ("mcp_server", "session-lost"),

@@ -86,6 +86,8 @@ def read_message(data: bytes, limits: Limits, alias: str) -> Message:
         ) from None
     if not isinstance(value, dict) or value.get("jsonrpc") != "2.0":
         raise protocol_fault(f"the answer of '{alias}' is not JSON-RPC 2.0")
+    if "method" in value and ("result" in value or "error" in value):
+        raise protocol_fault(f"'{alias}' sent a request that is an answer as well")
     return value
 
 

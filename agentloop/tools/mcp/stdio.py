@@ -266,6 +266,7 @@ async def _stop(process: Process, grace: float) -> None:
         if await _exited(process, grace):
             break
         _signal_group(process, sign)
+    _signal_group(process, _KILL)  # what it started and left behind
     await _exited(process, grace)
     with suppress(*_BROKEN):
         await process.aclose()

@@ -15,10 +15,10 @@ from mcp.shared.message import SessionMessage
 from mcp_types import (
     ErrorData,
     JSONRPCError,
+    JSONRPCNotification,
     JSONRPCRequest,
     JSONRPCResponse,
     RequestId,
-    jsonrpc_message_adapter,
 )
 from pydantic import ValidationError
 
@@ -75,10 +75,9 @@ def foreign_message(message: Message, alias: str) -> SessionMessage:
     Raises:
         FaultError: it is not well formed.
     """
+    form = JSONRPCRequest if "id" in message else JSONRPCNotification
     try:
-        return SessionMessage(
-            jsonrpc_message_adapter.validate_python(message, by_name=False)
-        )
+        return SessionMessage(form.model_validate(message, by_name=False))
     except ValidationError:
         raise protocol_fault(f"'{alias}' sent a message that is broken") from None
 
