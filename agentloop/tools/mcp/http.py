@@ -65,6 +65,10 @@ COURTESY: Final = 5.0
 FAREWELL: Final = 1.0
 """Seconds each for last messages and for the DELETE that ends a session."""
 
+LINGER: Final = 0.05
+"""Seconds that the end of an event stream is waited for after the answer."""
+
+_SMALL: Final = 64 * 1024
 _PARSE_INLINE: Final = 256 * 1024
 _MIN_SECRET: Final = 8
 """Shorter values are words, as the scheme names are; scrubbing would garble."""
@@ -199,15 +203,15 @@ class HttpTransport:
         """Send what gets no answer; whether it arrives changes nothing for us."""
         body = item.message.model_dump_json(by_alias=True, exclude_unset=True).encode()
         with anyio.move_on_after(COURTESY), suppress(Exception):
-            async with self._open("POST", body):
-                pass
+            async with self._open("POST", body) as reply:
+                await _drain(reply)
 
     async def _say_farewell(self) -> None:
         if self._session is None or self._session.id is None:
             return
         with anyio.move_on_after(FAREWELL, shield=True), suppress(Exception):
-            async with self._open("DELETE"):
-                pass
+            async with self._open("DELETE") as reply:
+                await _drain(reply)
 
     # ------------------------------------------------------------ one request
 
@@ -291,7 +295,10 @@ class HttpTransport:
         """The result in an event stream; None when it broke off but can be resumed."""
         try:
             async with aclosing(self._chunks(reply, answer)) as chunks:
-                return await self._find(chunks, answer, reply)
+                result = await self._find(chunks, answer, reply)
+                if result is not None:
+                    await _linger(chunks)
+                return result
         except FaultError as fault:
             if fault.failure.kind != "mcp_server" or answer.last_id is None:
                 raise
@@ -432,6 +439,27 @@ class HttpTransport:
                 f"{type(error).__name__}",
                 "credentials",
             ) from None
+
+
+async def _drain(reply: _Reply) -> None:
+    """Read what little there is, so that the connection can be used again."""
+    size = 0
+    async with aclosing(reply.body.aiter_stream()) as chunks:
+        async for chunk in chunks:
+            size += len(chunk)
+            if size > _SMALL:
+                return
+
+
+async def _linger(chunks: AsyncIterator[bytes]) -> None:
+    """Let a stream end after its answer, as most do at once.
+
+    A stream left early takes its connection with it, which costs the next request
+    a handshake.
+    """
+    with anyio.move_on_after(LINGER), suppress(FaultError):
+        async for _ in chunks:
+            pass
 
 
 def _head_of(response: httpcore2.Response) -> Head:

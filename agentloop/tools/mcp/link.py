@@ -46,12 +46,15 @@ class Link:
         self._stopped = anyio.Event()
         self._opening = anyio.CancelScope()
         self._state: _Open | Failure | None = None
+        self._retired = False
+        self._in_flight = 0
 
     @property
     def alive(self) -> bool:
         """Whether a new request may go through it."""
         return (
             not isinstance(self._state, Failure)
+            and not self._retired
             and not self._stopped.is_set()
             and self._transport.alive
         )
@@ -60,6 +63,12 @@ class Link:
         """Let the keeper close the session; calls in flight fail."""
         self._stopped.set()
         self._opening.cancel()
+
+    def retire(self) -> None:
+        """Take no new requests; stop when those in flight have ended by themselves."""
+        self._retired = True
+        if not self._in_flight:
+            self.stop()
 
     async def keep(self) -> None:
         """Hold the session until it is stopped; never raises but cancellation."""
@@ -90,6 +99,15 @@ class Link:
         Raises:
             FaultError: what the transport or the server had against it.
         """
+        self._in_flight += 1
+        try:
+            return await self._request(method, params)
+        finally:
+            self._in_flight -= 1
+            if self._retired and not self._in_flight:
+                self.stop()
+
+    async def _request(self, method: str, params: JsonObject) -> JsonObject:
         await self._settled.wait()
         match self._state:
             case _Open(dispatcher):

@@ -204,13 +204,13 @@ class RemoteTools:
         except FaultError as fault:
             if fault.failure.code != SESSION_LOST:
                 raise
-        link.stop()  # the others that used it come here as well
+        link.retire()
         return await self._linked().request(method, params)
 
     def _linked(self) -> "Link":
         if self._link is None or not self._link.alive:
             if self._link is not None:
-                self._link.stop()
+                self._link.retire()
             self._link = self._remote.connect()
             keeper = asyncio.run_coroutine_threadsafe(
                 self._link.keep(), asyncio.get_running_loop()
