@@ -107,8 +107,11 @@ CLASSES: Final[Mapping[str, FailureKind]] = {
     "CutOffError": "connection",
     # an answer that is none
     "ResponseParserError": "malformed_output",
-    "JSONDecodeError": "malformed_output",
-    "UnicodeDecodeError": "malformed_output",
+    # what botocore's parsers raise for JSON of another shape than they expect
+    "ValueError": "malformed_output",
+    "TypeError": "malformed_output",
+    "LookupError": "malformed_output",
+    "AttributeError": "malformed_output",
     # credentials
     "NoCredentialsError": "denied",
     "PartialCredentialsError": "denied",
@@ -175,7 +178,7 @@ def failure_of(error: BaseException, phase: Phase) -> Failure:
     name = type(error).__name__
     return Failure(
         kind=_kind_of_class(type(error)),
-        message=_told(name, str(error)),
+        message=_told(name, _text_of(error)),
         code=name,
     )
 
@@ -244,6 +247,13 @@ def _kind_of_class(class_: type[BaseException]) -> FailureKind:
 
 
 # ---------------------------------------------------------------- words and hints
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # an exception that cannot describe itself
+        return ""
 
 
 def _told(code: str, text: str) -> str:
