@@ -173,7 +173,8 @@ def messages() -> SearchStrategy[Message]:
 
 def aliases() -> SearchStrategy[str]:
     """A name that follows the alias rule."""
-    return st.from_regex(r"[a-zA-Z][a-zA-Z0-9]{0,7}", fullmatch=True)
+    first, rest = st.sampled_from("abzAZ"), st.text("azAZ09", max_size=7)
+    return st.tuples(first, rest).map("".join)
 
 
 def specs(names: SearchStrategy[str] | None = None) -> SearchStrategy[ToolSpec]:
