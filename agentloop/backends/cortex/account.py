@@ -1,0 +1,124 @@
+"""Where Cortex is and with which credentials: the host's connection, or its own way.
+
+The connection stays the host's: it is read, it may run one trivial statement so that
+the connector renews an expired session, and it is never closed. Tokens pass through
+and are kept nowhere.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from inspect import getattr_static, unwrap
+from typing import Any, Protocol, TypeAlias
+from urllib.parse import urlsplit, urlunsplit
+
+from attrs import field, frozen
+
+Auth: TypeAlias = Callable[[], tuple[str, Mapping[str, str]]]
+"""A host's own way: the account's URL, and the headers that authorise a request.
+
+Called for every request, so that it can hand out fresh tokens (a programmatic access
+token, a key-pair JWT, OAuth, the token file of a container service). For example
+`("https://org-name.snowflakecomputing.com", {"Authorization": "Bearer ..."})`.
+"""
+
+
+class NoTokenError(Exception):
+    """The host's connection has no session token: it is closed."""
+
+
+@frozen
+class Ticket:
+    """Credentials for one request."""
+
+    base_url: str
+    headers: Mapping[str, str] = field(repr=False)
+
+
+class Account(Protocol):
+    """Gives tickets, and fresh ones when a ticket has expired."""
+
+    def ticket(self) -> Ticket:
+        """Credentials for a request that is about to be sent."""
+        ...
+
+    def renew(self, expired: Ticket) -> None:
+        """See to it that the next ticket is better than this one."""
+        ...
+
+
+class HostAuth:
+    """The host hands out credentials."""
+
+    def __init__(self, auth: Auth) -> None:
+        self._auth = auth
+
+    def ticket(self) -> Ticket:
+        """What the host says now."""
+        base_url, headers = self._auth()
+        return Ticket(base_url.rstrip("/"), dict(headers))
+
+    def renew(self, expired: Ticket) -> None:
+        """Nothing to do: the host is asked anew for every request."""
+
+
+class ConnectionAuth:
+    """The session token of a connection of the connector's, either line."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    def ticket(self) -> Ticket:
+        """The connection's address and its present session token.
+
+        Raises:
+            NoTokenError: the connection is closed.
+        """
+        url, token = address_of(self._connection)
+        if not token:
+            raise NoTokenError("the host's connection is closed")
+        return Ticket(url, {"Authorization": f'Snowflake Token="{token}"'})
+
+    def renew(self, expired: Ticket) -> None:
+        """Let the connector renew the session, once for all threads that wait.
+
+        Raises:
+            Exception: what the connector raises when it cannot.
+        """
+        with self._lock:
+            if self.ticket() != expired:
+                return  # another thread has renewed it meanwhile
+            with self._connection.cursor() as cursor:
+                cursor.execute("select 1")
+
+
+def address_of(connection: Any) -> tuple[str, str | None]:
+    """URL and session token of a connection, on 4.x and on 5.x.
+
+    `rest` is an attribute that 5.x keeps for compatibility and warns about; the
+    warning is for callers that want its methods. Token and address are all we take,
+    so the function behind the property is called without the wrapper that warns.
+    """
+    found = getattr_static(type(connection), "rest", None)
+    if isinstance(found, property) and found.fget is not None:
+        rest = unwrap(found.fget)(connection)
+    else:
+        rest = connection.rest
+    if rest is None:
+        return "", None
+    token = rest.token
+    return (plain_url(rest.server_url) if token else ""), token
+
+
+def plain_url(url: str) -> str:
+    """The URL with the spelling of the host that its certificate knows.
+
+    Account names may hold underscores, host names in certificates do not
+    (Snowflake, "Account identifiers").
+    """
+    parts = urlsplit(url.rstrip("/"))
+    host = parts.hostname or ""
+    if "_" not in host or not host.endswith((".snowflakecomputing.com", ".cn")):
+        return url.rstrip("/")
+    spelled = parts.netloc.lower().replace(host, host.replace("_", "-"))
+    return urlunsplit(parts._replace(netloc=spelled))

@@ -1,0 +1,198 @@
+"""HTTP without second tries: one POST, its headers, its body piece by piece.
+
+urllib3 does the work, because it is well kept, pools connections and comes with boto3
+anyway. Proxies are taken from the environment, TLS is verified with the system's
+certificates; a host with other wishes brings its own pool manager. Redirects are not
+followed: they would carry the token elsewhere.
+
+This room knows no credentials and no JSON.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping
+from time import monotonic
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from agentloop.ports import require
+
+CONNECT_TIMEOUT: Final = 10.0
+READ_TIMEOUT: Final = 900.0
+"""Seconds of silence that end an attempt nobody set a time-out for."""
+
+MOST_BYTES: Final = 64 * 1024 * 1024
+_PIECE: Final = 64 * 1024
+_LINGER: Final = 1.0
+_LEAST: Final = 0.001  # urllib3 refuses zero
+
+
+class Deadline:
+    """The end of an attempt's time, or none."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._end = None if seconds is None else monotonic() + seconds
+        self._told = seconds
+
+    def left(self) -> float | None:
+        """Seconds that are left, None when there is no end.
+
+        Raises:
+            TimeoutError: the time is up.
+        """
+        if self._end is None:
+            return None
+        left = self._end - monotonic()
+        if left <= 0:
+            raise TimeoutError(f"the attempt was not done after {self._told:g} s")
+        return max(left, _LEAST)
+
+    def within(self, seconds: float) -> float:
+        """So many seconds, or what is left if that is less.
+
+        Raises:
+            TimeoutError: the time is up.
+        """
+        left = self.left()
+        return seconds if left is None else min(seconds, left)
+
+
+class Incoming:
+    """A reply whose body is still to be read; headers have lower-case names."""
+
+    def __init__(self, response: Any, deadline: Deadline) -> None:
+        self._response = response
+        self._deadline = deadline
+        self.status: int = response.status
+        self.headers: Mapping[str, str] = {
+            name.lower(): value for name, value in response.headers.items()
+        }
+
+    def pieces(self) -> Iterator[bytes]:
+        """The body as it comes in.
+
+        Raises:
+            TimeoutError: the attempt's time is up.
+            ValueError: the body is larger than any reply.
+        """
+        size = 0
+        while True:
+            self._wait_at_most(self._deadline.within(READ_TIMEOUT))
+            piece = self._response.read1(_PIECE)
+            if not piece:
+                return
+            size += len(piece)
+            if size > MOST_BYTES:
+                raise ValueError(f"a reply of more than {MOST_BYTES} bytes")
+            yield piece
+
+    def read(self) -> bytes:
+        """The whole body."""
+        return b"".join(self.pieces())
+
+    def done(self) -> None:
+        """Give the connection back, if the body ends soon; else close it."""
+        try:
+            self._wait_at_most(_LINGER)
+            if self._response.read1(_PIECE):
+                self._response.close()
+        except Exception:
+            self._response.close()
+        else:
+            self._response.release_conn()
+
+    def drop(self) -> None:
+        """Close the connection."""
+        self._response.close()
+
+    def _wait_at_most(self, seconds: float) -> None:
+        """Set how long the next read may be silent, where the socket is in reach."""
+        socket = getattr(self._response.connection, "sock", None)
+        if socket is not None:
+            socket.settimeout(seconds)
+
+
+class Http:
+    """One pool of connections, made when it is first needed.
+
+    Args:
+        pool: a urllib3 pool manager of the host's; it is used and never closed.
+        size: how many connections a pool of our own keeps.
+    """
+
+    def __init__(self, pool: Any, size: int) -> None:
+        self._pool = pool
+        self._size = size
+        self._lock = threading.Lock()
+
+    def post(
+        self, url: str, body: bytes, headers: Mapping[str, str], deadline: Deadline
+    ) -> Incoming:
+        """Send exactly one request and wait for the head of its reply.
+
+        Raises:
+            MissingExtraError: urllib3 is not installed.
+            TimeoutError: the attempt's time is up.
+            Exception: what urllib3 raises; `errors` knows its classes.
+        """
+        timeout = require("urllib3", "cortex").Timeout(
+            connect=deadline.within(CONNECT_TIMEOUT),
+            read=deadline.within(READ_TIMEOUT),
+        )
+        response = self._manager(url).request(
+            "POST",
+            url,
+            body=body,
+            headers=dict(headers),
+            timeout=timeout,
+            retries=False,
+            redirect=False,
+            preload_content=False,
+        )
+        return Incoming(response, deadline)
+
+    def close(self) -> None:
+        """Close idle connections of a pool of our own."""
+        with self._lock:
+            if isinstance(self._pool, _Own):
+                self._pool.manager.clear()
+                self._pool = None
+
+    def _manager(self, url: str) -> Any:
+        pool = self._pool
+        if pool is None:
+            with self._lock:
+                if self._pool is None:
+                    self._pool = _Own(_built(url, self._size))
+                pool = self._pool
+        return pool.manager if isinstance(pool, _Own) else pool
+
+
+class _Own:
+    """A pool manager that we made and may close."""
+
+    def __init__(self, manager: Any) -> None:
+        self.manager = manager
+
+
+def _built(url: str, size: int) -> Any:
+    """A pool manager, through the proxy that the environment names for the host."""
+    urllib3 = require("urllib3", "cortex")
+    parts = urlsplit(url)
+    proxy = getproxies().get(parts.scheme)
+    if not proxy or proxy_bypass(parts.hostname or ""):
+        return urllib3.PoolManager(maxsize=size)
+    if "://" not in proxy:
+        proxy = f"http://{proxy}"
+    return urllib3.ProxyManager(
+        proxy, maxsize=size, proxy_headers=_proxy_headers(urllib3, proxy)
+    )
+
+
+def _proxy_headers(urllib3: Any, proxy: str) -> dict[str, str] | None:
+    parts = urlsplit(proxy)
+    if not parts.username:
+        return None
+    pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    headers: dict[str, str] = urllib3.make_headers(proxy_basic_auth=pair)
+    return headers
