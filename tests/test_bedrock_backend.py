@@ -18,9 +18,8 @@ from agentloop.backends.bedrock import (
     capabilities_of,
     client_warnings,
 )
-from agentloop.backends.bedrock import (
-    backend as backend_module,
-)
+from agentloop.backends.bedrock import backend as backend_module
+from agentloop.backends.bedrock import client as client_module
 from agentloop.core.catalog import RequestError
 from agentloop.core.config import AnyTool, Auto, Config, SpecificTool, ToolSpec
 from agentloop.core.phases import ModelFailed, ModelReplied
@@ -284,6 +283,17 @@ def test_check_needs_boto3(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingExtraError, match=r"agentloop\[bedrock\]"):
         BedrockBackend().check(Config(model=CLAUDE), Auto())
     BedrockBackend(object()).check(Config(model=CLAUDE), Auto())
+
+
+def test_infer_needs_boto3(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing package is the host's to mend and no failure of Bedrock's."""
+
+    def missing(module: str, extra: str) -> None:
+        raise MissingExtraError(module, extra)
+
+    monkeypatch.setattr(client_module, "require", missing)
+    with pytest.raises(MissingExtraError, match=r"agentloop\[bedrock\]"):
+        BedrockBackend().session(cases.setup()).infer(ASKED, JOB, None)
 
 
 # ---------------------------------------------------------------- clients

@@ -373,6 +373,10 @@ STREAMS = {
         ),
         [{"reasoningContent": {"redactedContent": b"abc"}}],
     ),
+    "reasoning of another form": (
+        events((0, reasoning(SDK_UNKNOWN_MEMBER={"name": "x"}))),
+        [{"reasoningContent": {"SDK_UNKNOWN_MEMBER": {"name": "x"}}}],
+    ),
     "citations": (
         events(
             (0, {"text": "a"}), (0, {"citation": {"title": "t"}}), (0, {"text": "b"})

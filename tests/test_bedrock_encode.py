@@ -733,3 +733,26 @@ def test_spec_is_verbatim() -> None:
     assert "strict" not in sent
     assert notes == ()
     assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [{"type": "object", "minProperties": 1}, {"type": "object", "x": float("nan")}],
+    ids=["beyond the subset", "no JSON"],
+)
+def test_odd_schema(schema: dict[str, Any]) -> None:
+    """A strict tool with a schema that cannot be strict is offered all the same."""
+    spec = ToolSpec(name="a", input_schema=schema, strict=True)
+    body, notes = body_of(user("a"), given=setup(specs=(spec,)))
+    [tool] = legal(body, CLAUDE)["toolConfig"]["tools"]
+    assert "strict" not in tool["toolSpec"]
+    assert any("not strict" in note for note in notes)
+
+
+def test_server_tools_of_the_history() -> None:
+    """Calls that Bedrock made itself need a tool configuration too."""
+    call = {"toolUseId": "s1", "name": "grounding", "input": {}, "type": "x"}
+    log = [user("a"), said("b", Opaque("bedrock", {"toolUse": call})), user("c")]
+    body, _ = body_of(*log, given=setup(specs=()))
+    [tool] = body["toolConfig"]["tools"]
+    assert tool["toolSpec"]["name"] == "grounding"

@@ -16,12 +16,23 @@ from hypothesis import strategies as st
 
 from agentloop.backends.bedrock import BedrockBackend, handover
 from agentloop.backends.bedrock.codec import Conversation
-from agentloop.backends.bedrock.handover import Errand, parameters, serialised
+from agentloop.backends.bedrock.handover import (
+    Door,
+    Errand,
+    parameters,
+    serialised,
+)
+from agentloop.backends.bedrock.sample import sample_body
 from agentloop.core.config import ToolChoice
 from agentloop.core.content import Message
-from agentloop.core.phases import Infer, Log, ModelReplied
+from agentloop.core.phases import Infer, Log, ModelFailed, ModelReplied
 from agentloop.ports import AttemptReport, JobContext, SessionSetup
-from agentloop.testing.fake_bedrock import FakeBedrock, first_violation, says
+from agentloop.testing.fake_bedrock import (
+    FakeBedrock,
+    accept_anything,
+    first_violation,
+    says,
+)
 from agentloop.testing.fake_bedrock.client import bedrock_client
 from tests import bedrock_cases as cases
 
@@ -333,6 +344,30 @@ def test_missing_event(bedrock: FakeBedrock, monkeypatch: pytest.MonkeyPatch) ->
     assert len(report.notes) == 1
 
 
+def test_missing_event_and_a_lenient_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rehearsal that is answered is a botocore with another order of events."""
+    monkeypatch.setattr(handover, "_listen", lambda client: None)
+    with FakeBedrock(default=says("hello"), judge=accept_anything) as bedrock:
+        report = asked(BedrockBackend(bedrock.client()))
+        assert bedrock.requests[-1].raw == ours()
+    assert any("emits its events differently" in note for note in report.notes)
+
+
+def test_first_use_by_many(bedrock: FakeBedrock) -> None:
+    """Sixteen threads that come first check the client once and are all served."""
+    checks: list[int] = []
+
+    def sample() -> bytes:
+        checks.append(1)
+        return sample_body()
+
+    door = Door(bedrock.client(), sample, hand_over=True)
+    errand = Errand(operation="Converse", model_id=cases.CLAUDE, body=ours())
+    with ThreadPoolExecutor(16) as pool:
+        sent = {found[1] for found in pool.map(door.call, [errand] * 32)}
+    assert (len(checks), sent, door.reason) == (1, {ours()}, None)
+
+
 def test_any_other_client() -> None:
     """A client that is none of botocore's is called like any function."""
 
@@ -346,9 +381,16 @@ def test_any_other_client() -> None:
                 "stopReason": "end_turn",
             }
 
-    report = asked(BedrockBackend(Client()))
+        def converse_stream(self, **params: Any) -> dict[str, Any]:
+            return {}
+
+    backend = BedrockBackend(Client())
+    report = asked(backend)
     assert report.provider_request_id is None
     assert len(report.notes) == 1
+    silent = backend.session(cases.setup()).infer(ASKED, JOB, lambda _: None)
+    assert isinstance(silent.event, ModelFailed)
+    assert silent.event.failure.kind == "connection"
 
 
 def test_warning_is_logged_once(

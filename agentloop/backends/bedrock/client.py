@@ -90,9 +90,7 @@ def _warnings(client: Any, max_in_flight: int) -> Iterator[str]:
 
 
 def _attempts(retries: dict[str, Any]) -> int:
-    """How many requests one call may make, by botocore's rules."""
+    """How many requests one call may make; botocore has settled the spellings."""
     if "total_max_attempts" in retries:
         return int(retries["total_max_attempts"])
-    if "max_attempts" in retries:
-        return int(retries["max_attempts"]) + 1
     return 5 if retries.get("mode", "legacy") == "legacy" else 3

@@ -124,7 +124,7 @@ class _Decoder:
 
     def __init__(self, tool_name: Callable[[str], str], stop: StopReason) -> None:
         self.tool_name = tool_name
-        self.stop = stop
+        self.stop: StopReason = stop
         self.notes: list[str] = []
 
     def block(self, raw: Any) -> Block | None:
