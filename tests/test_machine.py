@@ -484,6 +484,8 @@ def test_refused_arguments_follow_the_plan(policy):
     state = tool_fails(state, 0, "tool_validation", message="day: required")
     if policy == "fail":
         assert failed_as(state) == "ToolValidation"
+    else:
+        assert next_command(state).iteration == 2
     assert answers(state) == [("t0", True, "day: required")]
 
 
