@@ -6,7 +6,7 @@ import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,11 +15,10 @@ from typing import Any
 import pytest
 from attrs import define, field
 
-from agentloop.core.catalog import Failure
 from agentloop.core.config import McpServer, ToolSpec
 from agentloop.core.content import Document, Image, Json, Text
 from agentloop.core.routing import Offer
-from agentloop.ports import MissingExtraError, ToolAnswer, ToolCall
+from agentloop.ports import MissingExtraError, ToolAnswer
 from agentloop.tools.mcp import (
     McpDirectory,
     McpOptions,
@@ -28,42 +27,11 @@ from agentloop.tools.mcp import (
     directory,
     system_resolver,
 )
+from tests.mcp_calls import a_call, failure_of, text_of, until
 from tests.servers import real_mcp
 from tests.servers.hostile_mcp import HostileServer, hostile_server
 
 REAL = str(Path(real_mcp.__file__))
-
-
-def a_call(name: str = "t", timeout: float | None = 10.0, **arguments: Any) -> ToolCall:
-    """A call of a tool."""
-    return ToolCall(
-        run_id="r",
-        effect_key="effect-1",
-        tool_use_id="u",
-        name=name,
-        arguments=arguments,
-        timeout=timeout,
-    )
-
-
-def failure_of(outcome: object) -> Failure:
-    """The failure, which an outcome must be."""
-    assert isinstance(outcome, Failure), outcome
-    return outcome
-
-
-def text_of(outcome: object) -> str:
-    """The text of an answer of one block."""
-    assert isinstance(outcome, ToolAnswer), outcome
-    (block,) = outcome.content
-    assert isinstance(block, Text)
-    return block.text
-
-
-def until(happened: Callable[[], object]) -> None:
-    """Wait for something another thread does; the test's own timeout ends it."""
-    while not happened():
-        threading.Event().wait(0.005)
 
 
 @define

@@ -1,24 +1,29 @@
 """MCP servers that break the rules: each costs one call and has its own failure."""
 
 import asyncio
+import os
+import signal
 import socket
 import threading
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from agentloop.core.catalog import Failure, FailureKind
+from agentloop.core.catalog import FailureKind
 from agentloop.core.config import McpServer
 from agentloop.core.content import Json, Text
-from agentloop.ports import ToolAnswer, ToolCall
-from agentloop.tools.mcp import McpDirectory, McpOptions, RemoteTools
+from agentloop.ports import ToolAnswer
+from agentloop.tools.mcp import McpDirectory, McpOptions, RemoteTools, directory
+from agentloop.tools.mcp.server import Remote
 from agentloop.wire import Limits
+from tests.mcp_calls import a_call, failure_of, until
 from tests.servers.hostile_mcp import BAD_TOOLS, MIB, HostileServer, hostile_server
 
 CAP = 256 * 1024
+CANARY = "canary-7d1f0c9e"
 
 
 @pytest.fixture(scope="module")
@@ -46,30 +51,6 @@ def opened(hostile: HostileServer) -> Iterator[Any]:
     yield open_
     for one in tools:
         one.close()
-
-
-def a_call(timeout: float | None = 10.0, **arguments: Any) -> ToolCall:
-    """A call of the tool `t`."""
-    return ToolCall(
-        run_id="r",
-        effect_key="e",
-        tool_use_id="u",
-        name="t",
-        arguments=arguments,
-        timeout=timeout,
-    )
-
-
-def failure_of(outcome: ToolAnswer | Failure | tuple[Any, ...]) -> Failure:
-    """The failure, which an outcome must be."""
-    assert isinstance(outcome, Failure), outcome
-    return outcome
-
-
-def until(happened: Callable[[], object]) -> None:
-    """Wait for something another thread does; the test's own timeout ends it."""
-    while not happened():
-        threading.Event().wait(0.005)
 
 
 PROTOCOL_CODES = (400, 401, 402, 403, 405, 406, 409, 410, 413, 415, 418, 422, 425)
@@ -385,7 +366,8 @@ def test_a_closed_server(opened: Any) -> None:
     tools.close()
     tools.close()
     assert failure_of(tools.call(a_call())).kind == "mcp_server"
-    assert failure_of(tools.discover(1)).kind == "mcp_server"
+    assert failure_of(tools.discover(1)).kind == "discovery_unavailable"
+    assert failure_of(asyncio.run(tools.acall(a_call()))).kind == "mcp_server"
 
 
 # ---------------------------------------------------------------- handshakes
@@ -419,7 +401,10 @@ def test_a_broken_handshake(
 
 def test_a_handshake_that_hangs(opened: Any) -> None:
     """The deadline of a call covers the handshake too."""
-    assert failure_of(opened("init-silent").call(a_call(0.2))).kind == "mcp_timeout"
+    assert (
+        failure_of(opened("init-silent").call(a_call(timeout=0.2))).kind
+        == "mcp_timeout"
+    )
 
 
 def test_the_timeout_of_the_host(opened: Any) -> None:
@@ -446,8 +431,8 @@ def test_a_refused_connection() -> None:
 
 
 def test_tls_to_a_server_without_it(hostile: HostileServer) -> None:
-    """A failed TLS handshake is a fault of the connection."""
-    tools = McpDirectory(options()).open(
+    """A TLS handshake that fails, or hangs, is a fault of the connection."""
+    tools = McpDirectory(options(connect_timeout=0.3)).open(
         McpServer(alias="bad", url=f"https://127.0.0.1:{hostile.port}/honest")
     )
     failure = failure_of(tools.call(a_call()))
@@ -567,8 +552,6 @@ def test_failures_are_not_remembered(hostile: HostileServer) -> None:
 
 # ---------------------------------------------------------------- secrets
 
-CANARY = "canary-7d1f0c9e"
-
 
 def test_an_echoed_token_is_scrubbed(opened: Any) -> None:
     """A server that sends our token back puts it neither in results nor in failures."""
@@ -587,6 +570,72 @@ def test_an_echoed_token_is_scrubbed(opened: Any) -> None:
     assert answer.content[0] == Text("you sent [redacted]")
     assert answer.content[1] == Json({"all": [{"[redacted]": "[redacted]"}]})
     assert failure.message == "'bad' answered with error -32603: refused [redacted]"
+
+
+def test_a_closing_handshake(opened: Any, hostile: HostileServer) -> None:
+    """Closing while the handshake still hangs ends the calls that wait for it."""
+    tools = opened("init-silent/closed")
+    with ThreadPoolExecutor(1) as pool:
+        stuck = pool.submit(tools.call, a_call())
+        until(lambda: hostile.seen("init-silent/closed", "initialize"))
+        tools.close()
+        assert failure_of(stuck.result(5)).code == "undelivered"
+
+
+def test_an_interrupt(opened: Any, hostile: HostileServer) -> None:
+    """An exception in the waiting thread, as Ctrl-C raises one, cancels the call."""
+    path = "silent/interrupted"
+    tools = opened(path)
+
+    def interrupt() -> None:
+        until(lambda: hostile.seen(path, "tools/call"))
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    def raise_(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR1, raise_)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            tools.call(a_call())
+    finally:
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
+    until(lambda: hostile.seen(path, "notifications/cancelled"))
+
+
+def test_a_defect_costs_one_call() -> None:
+    """What nobody foresaw is a failure as well, and never an exception."""
+
+    def connect() -> Any:
+        raise ZeroDivisionError(f"near {CANARY}")
+
+    tools = RemoteTools(Remote("odd", connect, 5.0))
+    failure = failure_of(tools.call(a_call()))
+    tools.close()
+    assert failure.kind == "mcp_protocol"
+    assert "ZeroDivisionError" in failure.message
+    assert CANARY not in failure.message
+
+
+def test_the_memory_for_catalogs_is_bounded(
+    hostile: HostileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When too many catalogs are remembered the oldest one is asked for again."""
+    monkeypatch.setattr(directory, "MAX_REMEMBERED", 2)
+    doors = McpDirectory(options(cache_ttl=60.0))
+
+    def discover(name: str) -> int:
+        tools = doors.open(McpServer(alias="bad", url=hostile.url(name)))
+        tools.discover(10)
+        tools.close()
+        return len(hostile.seen(name, "tools/list"))
+
+    names = ("honest/m1", "honest/m2", "honest/m3")
+    assert [discover(name) for name in names] == [1, 1, 1]
+    assert [discover(name) for name in names[::-1]] == [1, 1, 2]
 
 
 @pytest.mark.parametrize("name", [*CALLS, "init-503", "init-html", "silent"])

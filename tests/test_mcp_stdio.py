@@ -4,50 +4,23 @@ import asyncio
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agentloop.core.catalog import Failure
 from agentloop.core.content import Document, Image, Json, Text
-from agentloop.ports import ToolAnswer, ToolCall
+from agentloop.ports import ToolAnswer
 from agentloop.tools.mcp import EFFECT_KEY, StdioOptions, StdioServer
 from agentloop.wire import Limits
+from tests.mcp_calls import a_call, failure_of, text_of, until
 from tests.servers import hostile_stdio, real_mcp
 
 REAL = str(Path(real_mcp.__file__))
 HOSTILE = str(Path(hostile_stdio.__file__))
 CAP = 256 * 1024
-
-
-def a_call(name: str = "t", timeout: float | None = 10.0, **arguments: Any) -> ToolCall:
-    """A call of a tool."""
-    return ToolCall(
-        run_id="r",
-        effect_key="effect-1",
-        tool_use_id="u",
-        name=name,
-        arguments=arguments,
-        timeout=timeout,
-    )
-
-
-def failure_of(outcome: object) -> Failure:
-    """The failure, which an outcome must be."""
-    assert isinstance(outcome, Failure), outcome
-    return outcome
-
-
-def text_of(outcome: object) -> str:
-    """The text of an answer of one block."""
-    assert isinstance(outcome, ToolAnswer), outcome
-    (block,) = outcome.content
-    assert isinstance(block, Text)
-    return block.text
 
 
 def is_running(pid: int) -> bool:
@@ -56,12 +29,6 @@ def is_running(pid: int) -> bool:
         return b") Z" not in Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return False
-
-
-def until(happened: Callable[[], object]) -> None:
-    """Wait for something another process does; the test's own timeout ends it."""
-    while not happened():
-        threading.Event().wait(0.005)
 
 
 @pytest.fixture(scope="module")
@@ -238,6 +205,7 @@ BROKEN = {
     "version-1": ("mcp_protocol", None),
     "wrong-id": ("mcp_protocol", None),
     "text-id": ("mcp_protocol", None),
+    "true-id": ("mcp_protocol", None),
     "null-id": ("mcp_protocol", None),
     "bad-note": ("mcp_protocol", None),
     "reply-with-method": ("mcp_protocol", None),
@@ -271,12 +239,20 @@ def test_unusual_but_right(hostile: Any, name: str) -> None:
 
 
 def test_an_answer_too_many(hostile: Any) -> None:
-    """After a second answer to one request the pipe is not trusted, but replaced."""
+    """A second answer to the same request is dropped, whenever it comes."""
     server = hostile("twice")
-    assert text_of(server.call(a_call())) == "fine"
-    outcome = server.call(a_call())
-    assert isinstance(outcome, ToolAnswer) or outcome.kind == "mcp_protocol"
-    assert text_of(server.call(a_call())) == "fine"
+    assert [text_of(server.call(a_call())) for _ in range(5)] == ["fine"] * 5
+
+
+def test_an_echoed_secret_is_scrubbed(caplog: pytest.LogCaptureFixture) -> None:
+    """What the host put into the environment is not repeated by a failure or a log."""
+    caplog.set_level(0)
+    env = {"MY_TOKEN": "canary-90d1"}
+    server = StdioServer(sys.executable, ["-S", HOSTILE, "echo-env"], env)
+    failure = failure_of(server.call(a_call()))
+    server.close()
+    assert failure.message == "'python' answered with error -32603: bad key [redacted]"
+    assert "canary" not in caplog.text
 
 
 def test_a_late_answer(hostile: Any) -> None:
@@ -352,6 +328,14 @@ def test_a_command_that_cannot_be_run(
     assert failure_of(server.call(a_call())).kind == kind
     assert failure_of(server.discover(5)).kind == "discovery_refused"
     server.close()
+
+
+def test_a_process_that_cannot_be_started_now() -> None:
+    """What the system refuses for the moment may be tried again."""
+    server = StdioServer(sys.executable, ["x" * 4_000_000])
+    failure = failure_of(server.call(a_call()))
+    server.close()
+    assert (failure.kind, failure.code) == ("mcp_server", "undelivered")
 
 
 def test_the_timeout_of_the_host(hostile: Any) -> None:

@@ -7,7 +7,7 @@ but the message of a JSON-RPC error, shortened and scrubbed of our own secrets.
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
 from attrs import frozen
@@ -28,6 +28,8 @@ _RPC_KINDS: Final[Mapping[int, FailureKind]] = {
 }
 _SHOWN: Final = 300
 _MAX_RETRY_AFTER: Final = 3600
+_MIN_SECRET: Final = 8
+"""Shorter values are words, as the scheme names are; scrubbing would garble."""
 _REDACTED: Final = "[redacted]"
 
 
@@ -135,6 +137,16 @@ def _rpc_failure(error: object, caller: Caller) -> Failure:
         case _:
             message = f"'{caller.alias}' answered with error {code}: {problem}"
     return Failure(kind=kind, message=message, code=str(code))
+
+
+def secrets_in(values: Iterable[str]) -> tuple[str, ...]:
+    """What must not come back: each value, and a token without its scheme.
+
+    Longest first, so that no part is replaced inside a whole.
+    """
+    parts = {part for value in values for part in (value, *value.split())}
+    long = (part for part in parts if len(part) >= _MIN_SECRET)
+    return tuple(sorted(long, key=len, reverse=True))
 
 
 def scrub(text: str, secrets: Collection[str]) -> str:

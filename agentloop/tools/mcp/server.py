@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from attrs import evolve, field, frozen
 
-from agentloop.core.catalog import Failure
+from agentloop.core.catalog import Failure, FailureKind
 from agentloop.core.content import JsonObject
 from agentloop.core.routing import Offer
 from agentloop.ports import ToolAnswer, ToolCall
@@ -79,13 +79,13 @@ class RemoteTools:
         """Ask for the catalog; what was left out of it is in `reports`."""
         if (known := self._recalled()) is not None:
             return known
-        return self._wait(self._discover(timeout))
+        return _as_discovery(self._wait(self._discover(timeout)))
 
     async def adiscover(self, timeout: float) -> tuple[Offer, ...] | Failure:
         """`discover` for async drivers."""
         if (known := self._recalled()) is not None:
             return known
-        return await self._await(self._discover(timeout))
+        return _as_discovery(await self._await(self._discover(timeout)))
 
     def call(self, call: ToolCall) -> ToolAnswer | Failure:
         """Make one call; never a second one for the same `ToolCall`."""
@@ -148,11 +148,7 @@ class RemoteTools:
             timeout, lambda: list_tools(self._ask, self._remote.alias)
         )
         if isinstance(found, Failure):
-            passing = found.retried or found.kind == "mcp_timeout"
-            return evolve(
-                found,
-                kind="discovery_unavailable" if passing else "discovery_refused",
-            )
+            return found
         self.reports = found.reports
         self._remote.remember(found)
         return found.offers
@@ -226,3 +222,12 @@ class RemoteTools:
             *(asyncio.wrap_future(keeper) for keeper in tuple(self._keepers)),
             return_exceptions=True,
         )
+
+
+def _as_discovery(found: tuple[Offer, ...] | Failure) -> tuple[Offer, ...] | Failure:
+    """A failure in the words of discovery; what passes may be tried again."""
+    if not isinstance(found, Failure):
+        return found
+    passing = found.retried or found.kind == "mcp_timeout"
+    kind: FailureKind = "discovery_unavailable" if passing else "discovery_refused"
+    return evolve(found, kind=kind)

@@ -27,6 +27,7 @@ from agentloop.tools.mcp.envelope import (
     protocol_fault,
     read_message,
     reply_of,
+    secrets_in,
     server_fault,
 )
 from agentloop.tools.mcp.options import StdioOptions
@@ -66,9 +67,10 @@ class StdioTransport:
     def __init__(self, target: StdioTarget) -> None:
         self._target = target
         self._alias = target.alias
+        self._secrets = secrets_in(target.env.values())
         self._alive = True
         self._waiting: dict[RequestId, JSONRPCRequest] = {}
-        self._given_up: set[RequestId] = set()
+        self._asked = 0
         self._doubted = anyio.Event()
         self._heard = anyio.Event()
 
@@ -139,6 +141,7 @@ class StdioTransport:
                 match item.message:
                     case JSONRPCRequest() as request:
                         self._waiting[request.id] = request
+                        self._asked = max(self._asked, _number(request.id))
                     case JSONRPCNotification(
                         method="notifications/cancelled", params=params
                     ):
@@ -151,7 +154,6 @@ class StdioTransport:
 
     def _give_up(self, request_id: RequestId) -> None:
         if self._waiting.pop(request_id, None) is not None:
-            self._given_up.add(request_id)
             self._doubted.set()
 
     async def _watch(self, process: Process, outbox: Sending) -> None:
@@ -222,25 +224,32 @@ class StdioTransport:
             await self._inbox.send(foreign_message(message, self._alias))
             return
         found = message.get("id")
-        request_id = found if isinstance(found, int | str) else ""
-        if request_id in self._given_up:
-            self._given_up.discard(request_id)
-            return  # an answer that came too late for its caller
-        if (request := self._waiting.get(request_id)) is None:
+        if isinstance(found, bool) or not isinstance(found, int | str):
+            found = ""  # true would pass for 1
+        request = self._waiting.get(found)
+        if request is not None:
+            await self._answer(request, message)
+        elif not 0 < _number(found) <= self._asked:
             raise protocol_fault(f"'{self._alias}' answered a request nobody made")
-        await self._answer(request, message)
+        # Else it comes too late for its caller, or once more: it harms nobody.
 
     async def _answer(
         self, request: JSONRPCRequest, message: dict[str, object]
     ) -> None:
         """A wrong result costs its own request; the pipe is still in step."""
         try:
-            result = reply_of(message, request.id, caller_of(self._alias, request))
+            caller = caller_of(self._alias, request, self._secrets)
+            result = reply_of(message, request.id, caller)
             reply = result_message(request.id, result)
         except FaultError as fault:
             reply = failure_message(request.id, fault.failure)
         del self._waiting[request.id]
         await self._inbox.send(reply)
+
+
+def _number(request_id: RequestId) -> int:
+    """The SDK counts its requests; our own pings have names."""
+    return request_id if isinstance(request_id, int) else 0
 
 
 async def _chunks(process: Process) -> AsyncIterator[bytes]:
