@@ -178,7 +178,7 @@ def failure_of(error: BaseException, phase: Phase) -> Failure:
     name = type(error).__name__
     return Failure(
         kind=_kind_of_class(type(error)),
-        message=_told(name, _text_of(error)),
+        message=_told(name, _text_of(error), "the call to bedrock failed with"),
         code=name,
     )
 
@@ -202,7 +202,7 @@ def _service_failure(response: Mapping[str, Any], phase: Phase) -> Failure:
     headers = metadata.get("HTTPHeaders")
     return Failure(
         kind=kind_of(code, status if isinstance(status, int) else None, text, phase),
-        message=_told(code, text),
+        message=_told(code, text, "bedrock answered"),
         code=code[:100],
         retry_after=_retry_after(headers if isinstance(headers, Mapping) else {}),
     )
@@ -256,12 +256,12 @@ def _text_of(error: BaseException) -> str:
         return ""
 
 
-def _told(code: str, text: str) -> str:
+def _told(code: str, text: str, what: str) -> str:
     if code in _SIGNATURES:
         text = "the request's signature was not accepted; check the secret key"
     cleaned, _ = clean_text(" ".join(scrubbed(text).split()))
     shown = cleaned if len(cleaned) <= _MOST_TEXT else f"{cleaned[:_MOST_TEXT]}..."
-    return f"bedrock answered {code[:100]}: {shown}" if shown else f"bedrock: {code}"
+    return f"{what} {code[:100]}: {shown}" if shown else f"{what} {code[:100]}"
 
 
 def scrubbed(text: str) -> str:

@@ -38,8 +38,8 @@ What keeps it from going wrong:
 - A rehearsal when a client is first used runs the whole path up to the handler and
   stops there, so that a botocore with another order of events is found out offline.
 
-The same handler passes on how long an attempt may take: botocore 1.44 reads
-`read_timeout` from the request's context. Older ones ignore it and keep the client's.
+The same handler passes on how long an attempt may take: botocore reads `read_timeout`
+from the request's context, from 1.43 on. Older ones keep the client's.
 
 `hand_over=False` turns all of this off; then nothing is registered on the client.
 """

@@ -73,10 +73,10 @@ class BedrockSession:
 
         `job.timeout` is how long Bedrock may be silent: until the reply of Converse,
         between two pieces of a stream. A stream that keeps talking is ended at the
-        first event past the time, so it lasts less than twice as long. botocore
-        before 1.44, and a client used with `hand_over=False`, know no time-out per
-        call: there the client's own `read_timeout` is the limit. Connecting has the
-        client's `connect_timeout`.
+        first event past the time, so it lasts less than twice as long. botocore 1.42,
+        and a client used with `hand_over=False`, know no time-out per call: there the
+        client's own `read_timeout` is the limit. Connecting has the client's
+        `connect_timeout`.
         """
         errand = self._errand(command, job, on_delta)
         attempt = _Attempt(errand, self._conversation.take_notes())
