@@ -1,6 +1,9 @@
 """What the Bedrock codec makes of histories: each rule of Bedrock, each repair."""
 
 import json
+import sys
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -756,3 +759,34 @@ def test_server_tools_of_the_history() -> None:
     body, _ = body_of(*log, given=setup(specs=()))
     [tool] = body["toolConfig"]["tools"]
     assert tool["toolSpec"]["name"] == "grounding"
+
+
+def calls_of(work: Callable[[], object]) -> int:
+    """How many functions of Python's and C's a piece of work calls."""
+    count = 0
+
+    def tick(frame: object, event: str, _: object) -> None:
+        nonlocal count
+        count += event in {"call", "c_call"}
+
+    sys.setprofile(tick)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def test_work_does_not_grow() -> None:
+    """The next request costs as many calls after 512 turns as after 8."""
+    found = {}
+    for length in (8, 512):
+        conversation = Conversation(setup(), model())
+        log = Log(user("a"))
+        for number in range(length):
+            conversation.body(Infer(1, 1, 0, 0, Auto(), log), "j")
+            id_ = f"t{number}"
+            log = log.append(said("so", use(id_, day="Mon")), results(result(id_)))
+        command = Infer(1, 1, 0, 0, Auto(), log)
+        found[length] = calls_of(partial(conversation.body, command, "j"))
+    assert found[512] == found[8]

@@ -156,9 +156,10 @@ def test_call_within_a_handler(bedrock: FakeBedrock) -> None:
             client.converse(**OWN)
 
     client.meta.events.register(f"before-call.{EVENT}", handler)
-    asked(BedrockBackend(client))
+    report = asked(BedrockBackend(client))
     inner, outer = [request.raw for request in bedrock.requests]
     assert (b"job-1" in inner, outer) == (False, ours())
+    assert report.notes == ()
 
 
 def test_threads_keep_their_bodies(bedrock: FakeBedrock) -> None:
