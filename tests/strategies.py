@@ -7,8 +7,9 @@ neither NUL nor lone surrogates: those are replaced where they come in.
 
 import base64
 from collections.abc import Sequence
+from functools import cache
 
-from attrs import frozen
+from attrs import evolve, frozen
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
@@ -68,17 +69,20 @@ from tests.samples import APPROVE, ASK, LOST, PAY, READ, ROUTING, SEARCH, USER
 WORDS = "abcXYZ019_"
 
 
+@cache
 def texts(min_size: int = 0, max_size: int = 12) -> SearchStrategy[str]:
     """Any text that may be stored."""
     allowed = st.characters(exclude_categories=("Cs",), exclude_characters="\0")
     return st.text(allowed, min_size=min_size, max_size=max_size)
 
 
+@cache
 def said() -> SearchStrategy[str]:
     """A text that is not blank."""
     return texts(1).filter(lambda text: text.strip())
 
 
+@cache
 def json_values() -> SearchStrategy[object]:
     """Any JSON value."""
     numbers = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
@@ -92,11 +96,13 @@ def json_values() -> SearchStrategy[object]:
     )
 
 
+@cache
 def json_objects() -> SearchStrategy[dict[str, object]]:
     """Any JSON object."""
     return st.dictionaries(texts(), json_values(), max_size=3)
 
 
+@cache
 def base64_texts() -> SearchStrategy[str]:
     """Some bytes as base64."""
     return st.binary(min_size=1, max_size=9).map(
@@ -104,6 +110,7 @@ def base64_texts() -> SearchStrategy[str]:
     )
 
 
+@cache
 def usages() -> SearchStrategy[Usage]:
     """What an attempt or a run has cost."""
     count = st.integers(0, 10**6)
@@ -120,6 +127,7 @@ def usages() -> SearchStrategy[Usage]:
 # ---------------------------------------------------------------- blocks, messages
 
 
+@cache
 def media() -> SearchStrategy[Image | Document]:
     """An image or a document."""
     images = st.builds(
@@ -131,6 +139,7 @@ def media() -> SearchStrategy[Image | Document]:
     return images | documents
 
 
+@cache
 def contents() -> SearchStrategy[Content]:
     """A block that a tool result may hold."""
     opaque = st.builds(Opaque, st.sampled_from(["bedrock", "cortex"]), json_objects())
@@ -138,17 +147,20 @@ def contents() -> SearchStrategy[Content]:
     return st.builds(Text, texts()) | json | media() | opaque
 
 
+@cache
 def reasonings() -> SearchStrategy[Reasoning]:
     """Reasoning, open or redacted."""
     shown = st.builds(Reasoning, text=texts(), signature=st.none() | texts(1))
     return shown | st.builds(Reasoning, redacted=base64_texts())
 
 
+@cache
 def ids() -> SearchStrategy[str]:
     """The id of a tool use."""
     return st.text("abc", min_size=1, max_size=3).map(lambda text: f"tooluse_{text}")
 
 
+@cache
 def results(of: SearchStrategy[str] | None = None) -> SearchStrategy[ToolResult]:
     """A tool result, of some id."""
     content = st.lists(contents(), max_size=2).map(tuple)
@@ -156,12 +168,14 @@ def results(of: SearchStrategy[str] | None = None) -> SearchStrategy[ToolResult]
     return st.builds(ToolResult, of, content, st.booleans())
 
 
+@cache
 def blocks() -> SearchStrategy[Block]:
     """A block of any kind."""
     use = st.builds(ToolUse, ids(), st.text(WORDS + "-", min_size=1), json_objects())
     return contents() | reasonings() | use | results()
 
 
+@cache
 def messages() -> SearchStrategy[Message]:
     """Any message, legal in a history or not."""
     role = st.sampled_from(["user", "assistant", "tool"])
@@ -171,12 +185,14 @@ def messages() -> SearchStrategy[Message]:
 # ---------------------------------------------------------------- config
 
 
+@cache
 def aliases() -> SearchStrategy[str]:
     """A name that follows the alias rule."""
     first, rest = st.sampled_from("abzAZ"), st.text("azAZ09", max_size=7)
     return st.tuples(first, rest).map("".join)
 
 
+@cache
 def specs(names: SearchStrategy[str] | None = None) -> SearchStrategy[ToolSpec]:
     """A tool as a model is told of it."""
     return st.builds(
@@ -188,65 +204,80 @@ def specs(names: SearchStrategy[str] | None = None) -> SearchStrategy[ToolSpec]:
     )
 
 
+@cache
 def _spec_lists(names: SearchStrategy[str] | None = None) -> SearchStrategy:
     by_name = st.lists(specs(names), max_size=3, unique_by=lambda spec: spec.name)
     return by_name.map(tuple)
 
 
-@st.composite
-def configs(draw: st.DrawFn) -> Config:
+_NOTES = st.none() | texts()
+_IDS = st.none() | texts(1)
+_CLUSTERS = st.sampled_from([None, "shared", "dedicated"])
+_BARE = _spec_lists(st.text(WORDS, min_size=1, max_size=20))
+_URL = "https://{}.example.com/mcp"
+_SERVERS = st.builds(
+    McpServer,
+    alias=aliases(),
+    url=st.just(_URL),
+    tools=st.none() | _spec_lists(),
+    description=_NOTES,
+)
+_GROUPS = st.builds(
+    ClientTools, alias=aliases(), tools=_spec_lists(), description=_NOTES
+)
+_FIELDS = {
+    "data_plane_id": _IDS,
+    "execution_cluster": _CLUSTERS,
+    "compute_pool_id": _IDS,
+    "max_iterations": st.integers(1, 10_000),
+    "max_tokens": st.integers(1, 10**6),
+    "temperature": st.none() | st.floats(0, 1) | st.integers(0, 1),
+    "output_format_schema": st.none() | json_objects(),
+    "tools": st.none() | _BARE,
+}
+
+
+@cache
+def configs() -> SearchStrategy[Config]:
     """A config that follows every rule; no host registers an alias for it."""
-    names = draw(st.lists(aliases(), unique=True, max_size=4))
-    cut = draw(st.integers(0, len(names)))
-    url = "https://{}.example.com/mcp"
+    aliased = st.lists(
+        _SERVERS | _GROUPS, max_size=4, unique_by=lambda entry: entry.alias
+    )
+    return st.builds(_config, aliased, st.fixed_dictionaries(_FIELDS), said())
+
+
+def _config(
+    aliased: list[McpServer | ClientTools], fields: dict[str, object], model: str
+) -> Config:
     servers = tuple(
-        McpServer(
-            alias=alias,
-            url=url.format(alias),
-            tools=draw(st.none() | _spec_lists()),
-            description=draw(st.none() | texts()),
-        )
-        for alias in names[:cut]
+        evolve(entry, url=_URL.format(entry.alias))
+        for entry in aliased
+        if isinstance(entry, McpServer)
     )
-    groups = tuple(
-        ClientTools(alias=alias, tools=draw(_spec_lists())) for alias in names[cut:]
-    )
-    bare = st.text(WORDS, min_size=1, max_size=20)
+    groups = tuple(entry for entry in aliased if isinstance(entry, ClientTools))
     return Config(
-        model=draw(said()),
-        data_plane_id=draw(st.none() | texts(1)),
-        execution_cluster=draw(st.sampled_from([None, "shared", "dedicated"])),
-        compute_pool_id=draw(st.none() | texts(1)),
-        max_iterations=draw(st.integers(1, 10_000)),
-        max_tokens=draw(st.integers(1, 10**6)),
-        temperature=draw(st.none() | st.floats(0, 1) | st.integers(0, 1)),
-        output_format_schema=draw(st.none() | json_objects()),
-        mcp_servers=draw(st.just(servers) | st.none()),
-        client_tools=draw(st.just(groups) | st.none()),
-        tools=draw(st.none() | _spec_lists(bare)),
+        model=model,
+        mcp_servers=servers or (None if len(model) % 2 else ()),
+        client_tools=groups or (None if len(model) % 2 else ()),
+        **fields,
     )
 
 
+@cache
 def overrides() -> SearchStrategy[Override]:
     """An override whose result follows every rule, whatever the defaults."""
     return st.fixed_dictionaries(
         {},
         optional={
+            **_FIELDS,
             "model": said(),
-            "data_plane_id": st.none() | texts(1),
-            "execution_cluster": st.sampled_from([None, "shared", "dedicated"]),
-            "compute_pool_id": st.none() | texts(1),
-            "max_iterations": st.integers(1, 10_000),
-            "max_tokens": st.integers(1, 10**6),
-            "temperature": st.none() | st.floats(0, 1),
-            "output_format_schema": st.none() | json_objects(),
             "mcp_servers": st.sampled_from([None, ()]),
             "client_tools": st.sampled_from([None, ()]),
-            "tools": st.none() | _spec_lists(st.text(WORDS, min_size=1)),
         },
     ).map(Override)
 
 
+@cache
 def tool_choices() -> SearchStrategy[ToolChoice]:
     """A tool choice of any kind."""
     name = st.text(WORDS + "-", min_size=1)
@@ -254,6 +285,7 @@ def tool_choices() -> SearchStrategy[ToolChoice]:
     return st.just(Auto()) | st.just(AnyTool()) | specific
 
 
+@cache
 def payloads() -> SearchStrategy[UserMessage | ToolOutputs]:
     """A payload of either kind."""
     user = st.builds(Text, said()) | media()
@@ -303,6 +335,7 @@ _ODD = ((), (), (), (Opaque("bedrock", {"x": 1}),))
 _ARGUMENTS = ({}, {"day": "Fri"}, {"deep": [{"a": None}]})
 
 
+@cache
 @st.composite
 def turns(draw: st.DrawFn) -> tuple[Block, ...]:
     """What a model says in one turn: thoughts, texts, calls, or odder things."""
@@ -316,6 +349,7 @@ def turns(draw: st.DrawFn) -> tuple[Block, ...]:
     return (*(block for kind in before for block in kind), *called)
 
 
+@cache
 def failures(*kinds: str) -> SearchStrategy[Failure]:
     """A failure of one of the kinds, of any kind when none are given."""
     return st.sampled_from(
