@@ -136,6 +136,7 @@ def test_call_cut_off(text: str | None, streams: bool) -> None:
     said = () if text is None else (Text(text),)
     assert replied(found).message == Message("assistant", said)
     assert replied(found).stop == "max_tokens"
+    assert any("cut off" in note for note in found.report.notes)
     assert "rooms-free_slots" in str(found.report.response)
 
 

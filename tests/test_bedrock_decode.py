@@ -353,6 +353,10 @@ STREAMS = {
         events((0, {"text": "a"}), (1, {"text": "c"}), (0, {"text": "b"})),
         [{"text": "ab"}, {"text": "c"}],
     ),
+    "blocks out of order": (
+        events((1, {"text": "b"}), (0, {"text": "a"}))[:3] + events()[1:],
+        [{"text": "a"}, {"text": "b"}],
+    ),
     "nothing in a block": (events(), [{"text": ""}]),
     "reasoning": (
         events(
@@ -469,3 +473,12 @@ def test_cut_stream(length: int) -> None:
     """A stream that ends before its last event is no reply, wherever it ends."""
     with pytest.raises(CutOffError, match="metadata"):
         whole(events((0, {"text": "a"}))[:length])
+
+
+def test_stream_without_a_stop() -> None:
+    """A stream that counts tokens and never said why it stopped is no reply."""
+    found = [
+        event for event in events((0, {"text": "a"})) if "messageStop" not in event
+    ]
+    with pytest.raises(CutOffError, match="without messageStop"):
+        whole(found)

@@ -426,6 +426,17 @@ def test_document_names() -> None:
     assert found == ["a", "a (2)", "a (3)", "document", "a (4)"]
 
 
+def test_document_name_of_a_growing_turn() -> None:
+    """A turn that is encoded again because it grew keeps its documents' names."""
+    conversation = Conversation(setup(), model())
+    log = Log(user("read", Document("pdf", "a", PDF)))
+    conversation.body(Infer(1, 1, 0, 0, Auto(), log), "j")
+    log = log.append(user("and", Document("pdf", "b", PDF)))
+    body = json.loads(conversation.body(Infer(1, 1, 0, 0, Auto(), log), "j"))
+    parts = body["messages"][0]["content"]
+    assert [p["document"]["name"] for p in parts if "document" in p] == ["a", "b"]
+
+
 # ---------------------------------------------------------------- names
 
 
@@ -625,6 +636,18 @@ def test_thinking() -> None:
     assert legal(second, CLAUDE)["additionalModelRequestFields"] == wanted
     assert "additionalModelRequestFields" not in legal(third, CLAUDE)
     assert any("thinking" in note for note in notes)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_thinking_within_a_loop(first: bool) -> None:
+    """Whether a loop of calls may think is settled by the turn it began with."""
+    to = model(CLAUDE, ModelOptions(thinking=Thinking(2048)))
+    log = [user("a")]
+    for number, thinks in enumerate((first, not first)):
+        thought = [Reasoning("hm", "sig")] if thinks else []
+        log += [said(*thought, use(f"t{number}")), results(result(f"t{number}"))]
+    body, _ = body_of(*log, to=to)
+    assert ("additionalModelRequestFields" in legal(body, CLAUDE)) == first
 
 
 def test_adaptive_thinking() -> None:

@@ -256,9 +256,32 @@ def test_tracer_of_botocore(
     assert any("_make_api_call" in note for note in report.notes)
 
 
-def test_stubber(bedrock: FakeBedrock) -> None:
-    """Botocore's Stubber sees the parameters it expects and answers."""
+def test_token_does_not_outlive_its_call(bedrock: FakeBedrock) -> None:
+    """A call of ours that botocore refuses leaves nothing to the host's next call."""
     client = bedrock.client()
+    backend = BedrockBackend(client, model_ids={"none": ""})
+    asked(backend)
+    refused = backend.session(cases.setup(model="none")).infer(ASKED, JOB, None)
+    assert isinstance(refused.event, ModelFailed)
+    client.converse(**OWN)
+    assert json.loads(bedrock.requests[-1].raw) == {"messages": OWN["messages"]}
+    assert backend.open().reason is None
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["early", "late"])
+def test_stubber(late: bool) -> None:
+    """Botocore's Stubber sees the parameters it expects and answers."""
+    script = [says("hello")] if late else []
+    with FakeBedrock(*script) as bedrock:
+        client = bedrock.client()
+        backend = BedrockBackend(client)
+        if late:
+            asked(backend)
+        stub(client, backend)
+
+
+def stub(client: Any, backend: BedrockBackend) -> None:
+    """One inference that the Stubber answers."""
     body = parameters(ours())
     reply = {
         "output": {"message": {"role": "assistant", "content": [{"text": "stub"}]}},
@@ -268,9 +291,8 @@ def test_stubber(bedrock: FakeBedrock) -> None:
     }
     with Stubber(client) as stubber:
         stubber.add_response("converse", reply, {"modelId": cases.CLAUDE, **body})
-        report = asked(BedrockBackend(client))
+        report = asked(backend)
     assert '"stub"' in str(report.response)
-    assert bedrock.requests == []
 
 
 def test_changed_parameters_arrive(bedrock: FakeBedrock) -> None:

@@ -188,8 +188,7 @@ class Door:
 
     def _handed_over(self, errand: Errand) -> tuple[Any, bytes]:
         token = _Token(errand.body, errand.read_timeout)
-        reply = self._under(token, errand, {})
-        return reply, token.sent or errand.body
+        return self._under(token, errand, {}), errand.body
 
     def _plain(self, errand: Errand) -> tuple[Any, bytes]:
         token = _Token(None, errand.read_timeout)
