@@ -30,7 +30,7 @@ from agentloop.core.content import (
     ToolResult,
     ToolUse,
 )
-from agentloop.wire import dump
+from agentloop.wire import clean_text, dump
 
 Wire: TypeAlias = dict[str, Any]
 """A message or a part of one as the Chat Completions API writes it."""
@@ -190,9 +190,10 @@ def _is_signed(block: Reasoning) -> bool:
 
 def _thought(block: Reasoning) -> Wire:
     if block.redacted is not None:
-        return {"type": "reasoning.encrypted", "data": block.redacted}
-    thought: Wire = {"type": "reasoning.text", "text": block.text or ""}
-    return {**thought, "signature": block.signature} if block.signature else thought
+        return {"type": "reasoning.encrypted", "data": clean_text(block.redacted)[0]}
+    thought: Wire = {"type": "reasoning.text", "text": clean_text(block.text or "")[0]}
+    signature, _ = clean_text(block.signature or "")
+    return {**thought, "signature": signature} if signature else thought
 
 
 def _joined(messages: list[Wire]) -> bytes:

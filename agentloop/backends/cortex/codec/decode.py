@@ -218,10 +218,12 @@ def decode_complete(cell: str, asked: Asked) -> Reply | Failure:
         cut = usage is not None and usage.completion_tokens >= asked.max_tokens
         stop: StopReason = "max_tokens" if cut else "unknown"
         reader = Reader(asked.tool_name, stop)
-        said = _told(value, text) if asked.structured else _plain(value)
+        if not asked.structured:
+            return reader.reply([reader.said(_plain(value))], usage)
+        told = _told(value, text)
         if asked.emulated:
-            return reader.reply(list(_emulated(reader, said, asked.iteration)), usage)
-        return reader.reply([reader.said(_as_text(said))], usage)
+            return reader.reply(list(_emulated(reader, told, asked.iteration)), usage)
+        return reader.reply([reader.said(_as_text(told))], usage)
 
     return understood(read, cell)
 

@@ -28,7 +28,7 @@ from agentloop.core.content import (
     ToolResult,
     ToolUse,
 )
-from agentloop.wire import dump
+from agentloop.wire import clean_text, dump
 
 Wire: TypeAlias = dict[str, Any]
 """A content block as the Messages API writes it."""
@@ -135,15 +135,17 @@ class MessagesWriter:
     def _reasoning(self, block: Reasoning) -> Wire | None:
         """Reasoning byte-exact, or None where the model would refuse it."""
         if block.redacted is not None:
-            return {"type": "redacted_thinking", "data": block.redacted}
-        if not block.signature:
+            wire = {"type": "redacted_thinking", "data": block.redacted}
+        elif block.signature:
+            text, signature = block.text or "", block.signature
+            wire = {"type": "thinking", "thinking": text, "signature": signature}
+        else:
             self._words.notes.add("reasoning without a signature was left out")
             return None
-        return {
-            "type": "thinking",
-            "thinking": block.text or "",
-            "signature": block.signature,
-        }
+        if any(clean_text(value)[1] for value in wire.values()):
+            self._words.notes.add("reasoning that Cortex refuses was left out")
+            return None
+        return wire
 
     def _image(self, block: Image) -> Wire | None:
         found = self._words.image(block)

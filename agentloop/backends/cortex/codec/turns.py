@@ -101,7 +101,7 @@ class Turns:
 
     def _close_assistant_turn(self) -> None:
         """Encode what the model said; its calls are open from now on."""
-        content = self._first_reasoning(self._said)
+        content = self._once(self._first_reasoning(self._said))
         self._closed.append(self._writer.said(content))
         self._calls = tuple(b for b in content if isinstance(b, ToolUse))
         self.tool_names.update((use.name, None) for use in self._calls)
@@ -143,6 +143,20 @@ class Turns:
         if not self._closed:
             return OPENING
         return NOTHING if self._heard else GO_ON
+
+    def _once(self, said: list[Block]) -> list[Block]:
+        """The blocks without a second call of one id, as merged turns could hold."""
+        ids: set[str] = set()
+        kept: list[Block] = []
+        for block in said:
+            if isinstance(block, ToolUse):
+                if block.tool_use_id in ids:
+                    id_ = block.tool_use_id[:80]
+                    self._notes.add(f"a second call with the id {id_!r} was dropped")
+                    continue
+                ids.add(block.tool_use_id)
+            kept.append(block)
+        return kept
 
     def _first_reasoning(self, said: list[Block]) -> list[Block]:
         """Reasoning leads its turn; Claude refuses a turn where it follows."""

@@ -47,7 +47,7 @@ class Notes:
     def add(self, text: str) -> None:
         """Remember a change."""
         if len(self._notes) < _MOST_NOTES:
-            self._notes[text] = None
+            self._notes[clean_text(text)[0]] = None
 
     def take(self) -> tuple[str, ...]:
         """What was changed since the last time this was asked."""
@@ -115,7 +115,8 @@ class Wording:
     def told_call(self, use: ToolUse) -> str:
         """A call in words, for a wire or a model without tools."""
         self.notes.add("a tool call was told in words: the model takes no tools")
-        return f"(called {use.name} with {dump(self.arguments(use))})"
+        name, _ = clean_text(use.name)
+        return f"(called {name} with {dump(self.arguments(use))})"
 
     # ------------------------------------------------------------ media
 
@@ -152,8 +153,8 @@ class Wording:
             text = self.read_out(block)
             if text is not None:
                 return f"Document {self.title(block.name)}:\n{text}"
-            return self.left_out(f"document of format {block.format[:20]}")
-        return self.left_out(f"image of format {block.format[:20]}")
+        kind = type(block).__name__.lower()
+        return self.left_out(f"{kind} of format {clean_text(block.format[:20])[0]}")
 
     def unsaid(self, block: Block, role: str) -> None:
         """Note a block that cannot stand in a turn of this role."""
