@@ -125,6 +125,15 @@ def test_brackets_in_strings_and_siblings_are_no_depth(text):
     assert parse(text, Limits(max_depth=3)) == (json.loads(text), 0)
 
 
+@pytest.mark.parametrize("closed", ["[]", "{}", '{"a":[[]]}', '"[]"'])
+def test_what_was_closed_buys_no_depth(closed):
+    """Many small values before a deep one do not let it through."""
+    before, nested = f"[{closed}," + f"{closed}," * 500, "[" * 4 + "]" * 4
+    parse(f"{before}{nested}]", Limits(max_depth=5))
+    refused = refusal(f"{before}[{nested}]]", max_depth=5)
+    assert isinstance(refused, TooLargeError)
+
+
 def test_more_levels_than_python_can_parse_are_too_large():
     """A host may lift the cap; what then overflows is still a typed error."""
     refused = refusal(b"[" * 90_000 + b"]" * 90_000, max_depth=100_000)
