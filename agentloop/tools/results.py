@@ -9,8 +9,10 @@ The order matters for hostile values: size, depth and self-reference are bounded
 a walk that stops early, and only then is anything copied.
 """
 
+import functools
 from collections import deque
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Collection, Mapping, Set
+from types import MappingProxyType
 from typing import Final, TypeAlias, get_args
 
 from attrs import frozen
@@ -25,9 +27,6 @@ NOTHING: Final = "The tool returned nothing."
 _MAX_MESSAGE: Final = 2000
 _MAX_DEPTH: Final = 100
 _BLOCKS: Final = get_args(Content)
-_WORST: Final = 12
-"""Bytes of ASCII JSON that one character can take: a pair of surrogate escapes."""
-
 _Prepared: TypeAlias = tuple[Content, int, int]
 """A block, how many characters were replaced in it, and its size as JSON text."""
 
@@ -77,13 +76,14 @@ class Renderer:
     def _block(self, value: object) -> _Prepared:
         match value:
             case None:
-                return Text(NOTHING), 0, len(NOTHING)
+                return Text(NOTHING), 0, len(NOTHING) + 2
             case str() | Text():
                 return self._text(value if isinstance(value, str) else value.text)
             case Image() | Document():
-                self._check(len(value.data))
-                load(to_json(value), type(value))  # format and base64 are checked
-                return value, 0, len(value.data)
+                size = len(value.data) + 2
+                self._check(size)
+                load(to_json(value), Content)  # format and base64 are checked
+                return value, 0, size
             case Opaque(provider, inner):
                 plain, changed, size = self._value(inner)
                 return Opaque(provider, _object(plain)), changed, size
@@ -95,38 +95,54 @@ class Renderer:
     def _text(self, text: str) -> _Prepared:
         self._check(len(text))
         found, changed = clean_text(str.__str__(text))  # a subclass may lie
-        few = len(found) * _WORST <= self.max_bytes
-        size = len(found) if few or found.isascii() else len(dump(found)) - 2
+        size = len(dump(found))
         self._check(size)
         return Text(found), changed, size
 
     def _value(self, value: object) -> tuple[object, int, int]:
-        self._weigh(value)
-        plain, changed = clean(_builtins(value))
+        seen_all = self._weigh(value)
+        plain = _builtins(value)
+        if not seen_all:
+            self._weigh(plain)
+        plain, changed = clean(plain)
         size = len(dump(plain))
         self._check(size)
         return plain, changed, size
 
-    def _weigh(self, value: object) -> None:
+    def _weigh(self, value: object) -> bool:
         """Refuse early what is too large, too deep, or holds itself.
 
         Counts a lower bound of the JSON text, shared parts as often as they appear,
         so that small values which unfold into huge ones are seen as what they are.
+
+        Returns:
+            Whether everything was seen; an object of a class is not looked into.
         """
-        weight = 0
+        weight, seen_all = 0, True
         todo = [(value, 0)]
         while todo:
             node, depth = todo.pop()
-            if depth > _MAX_DEPTH:
-                raise WireError("$", _TOO_DEEP)
-            weight += _weight(node)
+            if isinstance(node, str):
+                weight += 2 + len(node)
+            elif isinstance(node, _HOLDERS):
+                if depth > _MAX_DEPTH:
+                    raise WireError("$", _TOO_DEEP)
+                inside = _inside(node)
+                weight += 1 + len(inside)  # brackets, commas and colons
+                self._check(weight + len(inside))  # before the parts are listed
+                todo += [(part, depth + 1) for part in inside]
+            else:
+                weight += 1
+                seen_all = seen_all and (node is None or isinstance(node, _NUMBERS))
             if weight > self.max_bytes:
                 self._check(weight)
-            todo.extend((inner, depth + 1) for inner in _inside(node))
+        return seen_all
 
 
 _TOO_DEEP: Final = f"nested deeper than {_MAX_DEPTH} levels, or holding itself"
-_LISTS: Final = (list, tuple, set, frozenset, deque)
+_DICTS: Final = (dict, MappingProxyType)
+_NUMBERS: Final = (int, float)
+_HOLDERS: Final = (*_DICTS, list, tuple, set, frozenset, deque)
 
 
 def _items(value: object) -> list[object] | tuple[object, ...]:
@@ -136,30 +152,25 @@ def _items(value: object) -> list[object] | tuple[object, ...]:
     return [value]
 
 
-def _weight(node: object) -> int:
-    if isinstance(node, str):
-        return len(node) + 2
-    if isinstance(node, Mapping):
-        return 2 + 4 * len(node)
-    return 2 + 2 * len(node) if isinstance(node, _LISTS) else 1
-
-
-def _inside(node: object) -> tuple[object, ...]:
-    if isinstance(node, Mapping):
+def _inside(node: Collection[object]) -> Collection[object]:
+    if isinstance(node, _DICTS):
         return (*node.keys(), *node.values())
-    return tuple(node) if isinstance(node, _LISTS) else ()
+    return node
 
 
 def _builtins(value: object) -> object:
     """The value in JSON's own types; binary data is left for `clean` to refuse."""
-    to_builtins = require("msgspec", "tools").to_builtins
-    plain: object = to_builtins(
-        value,
+    return _converter()(value)
+
+
+@functools.cache
+def _converter() -> Callable[[object], object]:
+    return functools.partial(
+        require("msgspec", "tools").to_builtins,
         str_keys=True,
         builtin_types=(bytes, bytearray, memoryview),
         enc_hook=_simpler,
     )
-    return plain
 
 
 def _simpler(value: object) -> object:
