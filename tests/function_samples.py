@@ -58,6 +58,14 @@ class Word(str):
         return "a lie"
 
 
+class Seats(int):
+    pass
+
+
+class Share(float):
+    pass
+
+
 class MuteError(Exception):
     def __str__(self) -> str:
         raise RuntimeError("no words")

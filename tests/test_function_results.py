@@ -23,7 +23,10 @@ from tests.function_samples import (
     MuteError,
     Pair,
     Room,
+    Seats,
+    Share,
     Slot,
+    Tree,
     Word,
     ask,
     call_of,
@@ -58,6 +61,7 @@ NOTE = Text("note")
         (types.MappingProxyType({"a": 1}), (Json({"a": 1}),)),
         ({"a": 1}.keys(), (Json(["a"]),)),
         ([Word("x")], (Json(["x"]),)),
+        ([Seats(3), Share(0.5)], (Json([3, 0.5]),)),
         (Color.RED, (Json("red"),)),
         (Room("a"), (Json({"name": "a", "seats": 4}),)),
         (
@@ -96,6 +100,12 @@ def test_a_return_value_becomes_content(
 def _cycle() -> object:
     knot: list[object] = []
     knot.append({"again": knot})
+    return knot
+
+
+def _knot() -> object:
+    knot = Tree([])
+    knot.kids.append(knot)
     return knot
 
 
@@ -149,6 +159,7 @@ async def _coroutine() -> None: ...
         (lambda: 10**5000, "bits is too large"),
         (lambda: {"a": [10**4300]}, "$.a[0]: an integer of"),
         (_cycle, "nested deeper than 100 levels, or holding itself"),
+        (_knot, "nested deeper than 100 levels, or holding itself"),
         (_deep, "nested deeper than 100 levels, or holding itself"),
         (_laughs, "exceeds the cap of 1048576"),
         (lambda: range(3), "range has no JSON form"),
@@ -166,6 +177,7 @@ async def _coroutine() -> None: ...
         (lambda: [NOTE, Image("png", "")], "$.data"),
         (lambda: Json(float("nan")), "nan is no JSON number"),
         (lambda: Opaque("p", {"a": b""}), "bytes has no JSON form"),
+        (lambda: Opaque("p", [1]), "an opaque block holds an object"),
     ],
     ids=map(str, itertools.count()),
 )
@@ -364,7 +376,8 @@ def test_an_exit_elsewhere_is_the_functions_own_failure(
         tools.close()
 
 
-def test_other_base_exceptions_cross_the_pool() -> None:
+@pytest.mark.parametrize("name", ["stop", "astop"])
+def test_other_base_exceptions_cross_threads(name: str) -> None:
     """What we do not understand is not swallowed, wherever it was raised."""
 
     class StopTheWorldError(BaseException):
@@ -373,9 +386,12 @@ def test_other_base_exceptions_cross_the_pool() -> None:
     def stop() -> None:
         raise StopTheWorldError
 
-    tools = FunctionTools([stop])
+    async def astop() -> None:
+        raise StopTheWorldError
+
+    tools = FunctionTools([stop, astop])
     try:
         with pytest.raises(StopTheWorldError):
-            tools.call(call_of("stop", 30.0))
+            tools.call(call_of(name, 30.0))
     finally:
         tools.close()

@@ -273,6 +273,7 @@ def _method(self, x: int) -> None: ...
         (_method, "'self' is not bound; register the bound method"),
         (functools.partial(_positional, 1), "is no function; wrap it in a def"),
         ("name", "is no function"),
+        (max, "has no signature; wrap it in a def"),
         (dict.fromkeys, "wrap it in a def|positional-only"),
     ],
 )

@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import gc
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ from agentloop.core.catalog import Failure
 from agentloop.core.content import Json, Text
 from agentloop.ports import ToolAnswer, ToolCall, ToolServer
 from agentloop.tools.functions import FunctionTools, tool
+from agentloop.tools.threads import Pool, Portal, RefusedError
 from tests.function_samples import (
     call_of,
     only_text,
@@ -105,12 +107,14 @@ def test_a_late_function_gives_its_thread_back(gate: threading.Event) -> None:
     try:
         tools.call(call_of("stuck", 0.01))
         began.wait()
+        assert tools.lost == 1
         refused = only_text(tools.call(call_of("free", 30.0)))
         assert "was not started: all 1 threads for tools are held" in refused
         gate.set()
         while not ended.is_set():  # the thread ends its work in its own time
             answer = tools.call(call_of("free", 30.0))
         assert only_text(answer) == "free"
+        assert tools.lost == 0
     finally:
         tools.close()
 
@@ -360,7 +364,7 @@ async def test_cancelling_acall_cancels_the_tool(
         if name == "astuck":
             await cancelled.wait()
         else:
-            assert tools._workers.pool().lost == 1
+            assert tools.lost == 1
     finally:
         tools.close()
 
@@ -432,6 +436,13 @@ def _one_of_each() -> FunctionTools:
     return tools
 
 
+@pytest.mark.parametrize("size", [{"threads": 0}, {"max_bytes": 0}])
+def test_a_server_of_nothing_is_refused(size: dict[str, int]) -> None:
+    """No threads, or no room for a result, is a mistake that is named."""
+    with pytest.raises(ValueError, match="at least 1"):
+        FunctionTools([], **size)
+
+
 def test_close_ends_the_threads_and_may_be_repeated() -> None:
     """Nothing is started before it is needed, nothing stays, and use starts anew."""
     before = _tool_threads()
@@ -491,6 +502,48 @@ def test_close_answers_who_waits(name: str, gate: threading.Event) -> None:
     texts = sorted(only_text(answer) for answer in answers)
     closed = [text for text in texts if "the tools were closed" in text]
     assert len(closed) == (1 if name == "stuck" else 2)
+
+
+def test_a_tool_may_close_its_own_server() -> None:
+    """Closing from the loop's own thread ends the call instead of hanging."""
+    tools: list[FunctionTools] = []
+
+    async def leave() -> None:
+        tools[0].close()
+        await asyncio.Event().wait()
+
+    tools.append(FunctionTools([leave]))
+    text = only_text(tools[0].call(call_of("leave")))
+    assert text == "the tool 'leave' was cancelled: the tools were closed"
+
+
+def test_what_is_closed_takes_no_more_work() -> None:
+    """Work that arrives after the close is refused and never waited for."""
+    pool, portal = Pool(1), Portal()
+    pool.close()
+    portal.close()
+    portal.close()
+    job = pool.submit(lambda: ToolAnswer(()))
+    assert job.wait(0.0)
+    with pytest.raises(RefusedError, match="was not started: the tools were closed"):
+        job.result()
+    with pytest.raises(RefusedError, match="was not started: the tools were closed"):
+        portal.run(asyncio.Event().wait, None)
+
+
+def test_an_interrupt_ends_the_wait_for_a_thread(gate: threading.Event) -> None:
+    """Ctrl-C reaches the caller at once, and the function is counted as lost."""
+    here = threading.get_ident()
+
+    def stuck() -> None:
+        signal.pthread_kill(here, signal.SIGINT)
+        gate.wait()
+
+    tools = FunctionTools([stuck])
+    with pytest.raises(KeyboardInterrupt):
+        tools.call(call_of("stuck", 60.0))
+    assert tools.lost == 1
+    tools.close()
 
 
 def test_an_async_tool_that_blocks_on_another_is_told() -> None:

@@ -7,8 +7,8 @@ to run and what to answer when the time is up.
 import functools
 import inspect
 import threading
-from collections.abc import Coroutine
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, cast
 
 from attrs import frozen
 
@@ -95,7 +95,8 @@ class Bound:
         from asyncio import CancelledError, current_task
 
         try:
-            value = await self._coroutine()
+            function = cast("Callable[..., Awaitable[object]]", self.tool.function)
+            value = await function(**self.keywords)
         except CancelledError as error:
             task = current_task()
             if task is None or task.cancelling():
@@ -106,12 +107,6 @@ class Bound:
                 raise
             return raised(error)
         return self._render(value)
-
-    def _coroutine(self) -> Coroutine[object, object, object]:
-        coroutine = self.tool.function(**self.keywords)
-        if not inspect.iscoroutine(coroutine):
-            raise TypeError(f"'{self.tool.name}' is async and gave no coroutine")
-        return coroutine
 
     def _render(self, value: object) -> ToolAnswer:
         if inspect.iscoroutine(value):

@@ -102,7 +102,7 @@ class FunctionTools:
             return self._on_portal(bound)
         if bound.tool.options.inline or bound.limit is None:
             return bound.run()
-        return self._on_pool(bound)
+        return self._on_pool(bound, bound.limit)
 
     async def acall(self, call: ToolCall) -> ToolAnswer | Failure:
         """Run the function without blocking the running loop."""
@@ -116,6 +116,11 @@ class FunctionTools:
         if bound.limit is None:
             return await bound.arun()
         return await self._on_loop(bound)
+
+    @property
+    def lost(self) -> int:
+        """How many threads are held by functions that nobody waits for any more."""
+        return self._workers.pool().lost
 
     def close(self) -> None:
         """Give back threads and loop; a later call would start them anew."""
@@ -134,11 +139,11 @@ class FunctionTools:
 
     # ------------------------------------------------------------ where it runs
 
-    def _on_pool(self, bound: Bound) -> ToolAnswer | Failure:
+    def _on_pool(self, bound: Bound, limit: float) -> ToolAnswer | Failure:
         pool = self._workers.pool()
         job = pool.submit(bound.run)
         try:
-            job.wait(bound.limit)
+            job.wait(limit)
         except BaseException:  # an interrupt while waiting
             pool.give_up(job)
             raise

@@ -42,10 +42,8 @@ class Job:
         self._over = threading.Lock()  # held until the work is over
         self._over.acquire()
 
-    def wait(self, timeout: float | None) -> bool:
+    def wait(self, timeout: float) -> bool:
         """Wait until the work is over; whether it was in time."""
-        if timeout is None:
-            return self._over.acquire()
         return self._over.acquire(timeout=min(max(timeout, 0), threading.TIMEOUT_MAX))
 
     def wake(self) -> None:
@@ -141,8 +139,6 @@ class Pool:
     def close(self) -> None:
         """Refuse what is queued and let the threads end after their present work."""
         with self._lock:
-            if self._closed:
-                return
             self._closed = True
             stranded = self._drain()
             for _ in range(self._threads):
