@@ -53,7 +53,7 @@ class Renderer:
     def _answer(self, value: object) -> ToolAnswer:
         content: list[Content] = []
         replaced = size = 0
-        for item in _items(value):
+        for item in self._items(value):
             block, changed, length = self._block(item)
             content.append(block)
             replaced += changed
@@ -64,6 +64,12 @@ class Renderer:
             note = f"({replaced} character{plural} without a place in JSON replaced)"
             content.append(Text(note))
         return ToolAnswer(tuple(content))
+
+    def _items(self, value: object) -> list[object] | tuple[object, ...]:
+        """The parts of a value: several where it is a list with blocks in it."""
+        if not isinstance(value, list | tuple) or len(value) > self.max_bytes:
+            return [value]  # a longer list is refused unread
+        return value if any(isinstance(v, _BLOCKS) for v in value) else [value]
 
     def _check(self, size: int) -> None:
         if size > self.max_bytes:
@@ -143,13 +149,6 @@ _TOO_DEEP: Final = f"nested deeper than {_MAX_DEPTH} levels, or holding itself"
 _DICTS: Final = (dict, MappingProxyType)
 _NUMBERS: Final = (int, float)
 _HOLDERS: Final = (*_DICTS, list, tuple, set, frozenset, deque)
-
-
-def _items(value: object) -> list[object] | tuple[object, ...]:
-    """The parts of a value: more than one where it is a list with blocks in it."""
-    if isinstance(value, list | tuple) and any(isinstance(v, _BLOCKS) for v in value):
-        return value
-    return [value]
 
 
 def _inside(node: Collection[object]) -> Collection[object]:
