@@ -61,7 +61,8 @@ def _line(kind: str, data: Any) -> str:
     match kind:
         case "job_submitted":
             job = f"[dim]job {data['job_id'][:8]}[/]"
-            return f"  [bold]iteration {data['iteration']}[/] {job}"
+            again = f", attempt {data['attempt']}" if data["attempt"] > 1 else ""
+            return f"  [bold]iteration {data['iteration']}[/]{again} {job}"
         case "tool_started":
             return f"    [dim]calls[/]     {escape(data['name'])}"
         case "tool_finished":

@@ -10,6 +10,21 @@ from agentloop.core.phases import Plan
 from agentloop.runtime.system import jittered
 from agentloop.wire import Limits
 
+_AT_LEAST_ONE = (
+    "attempts",
+    "parallel_tools",
+    "tool_slots",
+    "in_flight",
+    "max_result_bytes",
+)
+_POSITIVE = (
+    "run_timeout",
+    "attempt_timeout",
+    "tool_timeout",
+    "discovery_timeout",
+    "lease",
+)
+
 
 @frozen(kw_only=True)
 class Options:
@@ -33,6 +48,9 @@ class Options:
         on_invalid_arguments: what refused arguments lead to.
         docs_base: where the documentation of errors lives; ends with a slash.
         limits: caps on JSON that a caller sends.
+
+    Raises:
+        ValueError: a count below one or a span that is not positive.
     """
 
     run_timeout: float | None = None
@@ -52,6 +70,17 @@ class Options:
     on_invalid_arguments: Literal["fail", "tell_model"] = "fail"
     docs_base: str = DOCS_BASE
     limits: Limits = field(factory=Limits)
+
+    def __attrs_post_init__(self) -> None:
+        for name in _AT_LEAST_ONE:
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} must be at least 1, not {getattr(self, name)}"
+                )
+        for name in _POSITIVE:
+            span = getattr(self, name)
+            if span is not None and span <= 0:
+                raise ValueError(f"{name} must be above 0 seconds, not {span}")
 
     def plan(self, **of_the_run: object) -> Plan:
         """A plan with the host's choices and what the run brings."""

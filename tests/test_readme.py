@@ -1,0 +1,70 @@
+"""The README is true: its snippets run, its diagram is the machine's table."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.diagram import render
+
+README = Path(__file__).parent.parent / "README.md"
+TEXT = README.read_text()
+SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+COMMANDS = [
+    line
+    for block in re.findall(r"## From the command line\n\n```sh\n(.*?)```", TEXT, re.S)
+    for line in block.splitlines()
+]
+
+
+@pytest.mark.parametrize("number", range(len(SNIPPETS)))
+def test_python_snippets_run_as_they_stand(number: int, tmp_path: Path) -> None:
+    """Each snippet runs in a fresh interpreter, tests under pytest."""
+    file = tmp_path / f"test_snippet_{number}.py"
+    file.write_text(SNIPPETS[number])
+    runner = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio"]
+    command = runner if "def test_" in SNIPPETS[number] else []
+    done = subprocess.run(
+        [sys.executable, *command, str(file)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_first_snippet_prints_a_completed_run(tmp_path: Path) -> None:
+    """What the first screen promises is what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", SNIPPETS[0]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.startswith("completed At 10 or at 14. ")
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_run(line: str, tmp_path: Path) -> None:
+    """Each command of the README ends well."""
+    program, *arguments = line.split()
+    assert program == "agentloop"
+    done = subprocess.run(
+        [sys.executable, "-m", "agentloop", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_diagram_is_the_table_of_legal_moves() -> None:
+    """The README's diagram is drawn from the table that the machine is tested by."""
+    drawn = re.search(r"```mermaid\n(.*?)```", TEXT, re.DOTALL)
+    assert drawn is not None
+    assert drawn[1].strip() == render().strip()
