@@ -473,6 +473,10 @@ BAD_RUNS: dict[str, tuple[dict[str, Any], str]] = {
         "$.config_override.model cannot be null",
     ),
     "cap": ({"config_override": {"max_iterations": 0}}, "between 1 and 10000"),
+    "schema": (
+        {"config_override": {"output_format_schema": {"type": "objekt"}}},
+        "$.output_format_schema",
+    ),
     "alias": (
         {"tool_choice": {"kind": "specific_tool", "mcp_alias": "x", "name": "y"}},
         "unknown mcp_alias 'x'",

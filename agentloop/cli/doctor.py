@@ -97,5 +97,5 @@ def _bedrock(region: str | None, endpoint_url: str | None) -> Iterator[Finding]:
     from agentloop.backends.bedrock import BedrockBackend
 
     built = BedrockBackend(region=session.region_name, endpoint_url=endpoint_url)
-    for warning in built.examine():
+    for warning in built.warnings():
         yield "note", warning

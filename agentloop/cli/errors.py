@@ -16,7 +16,7 @@ def errors(
 ) -> None:
     """Explain the ways a request is refused and a run fails."""
     if name is None:
-        Console().print(_table())
+        Console(width=120).print(_table())
         return
     row = BY_TYPE.get(name) or BY_SLUG.get(name)
     if row is None:

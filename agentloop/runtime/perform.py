@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from attrs import evolve, frozen
 
-from agentloop.core.catalog import Failure
+from agentloop.core.catalog import Failure, describe
 from agentloop.core.content import Content, Message, Text, tool_uses
 from agentloop.core.phases import (
     Answer,
@@ -152,8 +152,15 @@ class Performer:
 
     def _answer(self, message: Message) -> Answer | Failure:
         schema = self.drive.config.output_format_schema
-        if schema is not None and self._validator is None:
-            self._validator = compile_schema(schema)
+        try:
+            if schema is not None and self._validator is None:
+                self._validator = compile_schema(schema)
+        except WireError as error:
+            problem = f"output_format_schema {error}"
+            type_ = "AgentLoopSchemaDecodeFailed"
+            return Failure(
+                kind="schema_decode", message=describe(type_, problem=problem)
+            )
         return decode_answer(message, self._validator)
 
     def given_up(self, command: Infer, began: str, why: str) -> Performed:

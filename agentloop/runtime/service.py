@@ -65,6 +65,7 @@ from agentloop.ports import (
 from agentloop.runtime import present
 from agentloop.runtime.prepare import Resources
 from agentloop.runtime.requests import Again
+from agentloop.schema import compile_schema
 from agentloop.wire import (
     WireError,
     clean,
@@ -98,7 +99,7 @@ class Service:
     def create_conversation(self, request: Any, scope: Scope) -> Conversation:
         """Check and store a conversation (contract section 2.1)."""
         new = _value(request, NewConversation, "invalid-request")
-        validate(self._offering(new.defaults), self.resources.servers)
+        self._check_config(self._offering(new.defaults))
         row = self.store.create_conversation(
             NewConversationRow(
                 id=self._ids.new(),
@@ -207,8 +208,19 @@ class Service:
 
     def _effective(self, row: ConversationRow, override: Override | None) -> Config:
         config = self._offering(merge(present.body_of(row).defaults, override))
-        validate(config, self.resources.servers)
+        self._check_config(config)
         return config
+
+    def _check_config(self, config: Config) -> None:
+        """The rules on configs, and that its schema is one at all."""
+        validate(config, self.resources.servers)
+        if config.output_format_schema is None:
+            return
+        try:
+            compile_schema(config.output_format_schema)
+        except WireError as error:
+            problem = f"$.output_format_schema{error.path[1:]}: {error.problem}"
+            raise RequestError("invalid-config", problem=problem) from None
 
     def _offering(self, config: Config) -> Config:
         return with_registered(config, self.resources.servers)

@@ -1,0 +1,226 @@
+"""The command line as a user meets it: output, exit codes, one-line errors."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from agentloop.cli.app import app
+from agentloop.core.catalog import CATALOG
+from agentloop.testing.fake_bedrock import FakeBedrock, calls, says
+
+CONFIG = {
+    "system_prompt": "Be brief.",
+    "defaults": {
+        "model": "anthropic.claude-opus-4.6",
+        "tools": [{"name": "confirm", "input_schema": {"type": "object"}}],
+    },
+}
+
+
+class Desk:
+    """A folder with a config, a script and a store, and the command line in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = self.write("config.json", CONFIG)
+
+    def write(self, name: str, value: Any) -> str:
+        (self.folder / name).write_text(json.dumps(value))
+        return str(self.folder / name)
+
+    def agentloop(self, *arguments: str, stdin: str = "") -> Any:
+        return CliRunner().invoke(app, list(arguments), input=stdin)
+
+    def run(self, script: Any, *arguments: str, stdin: str = "") -> Any:
+        file = self.write("script.json", script)
+        store = ["--store", str(self.folder / "agents.db")]
+        backend = ["--backend", f"script:{file}"]
+        message = [self.config, "Hi", *store, *backend]
+        return self.agentloop("run", *message, *arguments, stdin=stdin)
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    """A fresh folder, and an environment without any AWS settings."""
+    for name in (
+        "AWS_PROFILE",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_REGION",
+        "AWS_DEFAULT_REGION",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    return Desk(tmp_path)
+
+
+def test_the_demo_shows_every_way_a_run_goes(desk: Desk) -> None:
+    """It pauses, waits out a throttle, completes, and another run fails well."""
+    kept = str(desk.folder / "kept.db")
+    done = desk.agentloop("demo", "--keep", kept)
+    assert done.exit_code == 0, done.output
+    for word in ("requires_action", "completed", "JobFailed", "throttled", "pending"):
+        assert word in done.output
+    assert Path(kept).exists()
+
+
+def test_run_completes_and_exits_with_zero(desk: Desk) -> None:
+    """The answer and the usage are the last lines."""
+    done = desk.run([{"says": "Hello"}])
+    assert done.exit_code == 0, done.output
+    assert "completed after 1 iteration(s), 15 tokens" in done.output
+    assert done.output.rstrip().endswith("Hello")
+
+
+def test_run_asks_at_the_prompt_for_client_tools(desk: Desk) -> None:
+    """The call is shown, the answer goes to the model, and the run goes on."""
+    script = [
+        {"calls": [{"name": "confirm", "arguments": {"slot": 9}}]},
+        {"says": "ok"},
+    ]
+    done = desk.run(script, stdin='{"yes": true}\n')
+    assert done.exit_code == 0, done.output
+    assert '"slot": 9' in done.output
+
+
+def test_run_leaves_a_pending_call_when_told_not_to_ask(desk: Desk) -> None:
+    """Exit code 3 says that the run waits for the caller."""
+    done = desk.run([{"calls": [{"name": "confirm"}]}], "--no-ask", "--json")
+    assert done.exit_code == 3, done.output
+    assert json.loads(done.stdout)["status"] == "requires_action"
+
+
+def test_run_fails_with_one_and_says_why(desk: Desk) -> None:
+    """The error's type and message are shown."""
+    done = desk.run([{"fails": "denied", "text": "no access", "code": "AccessDenied"}])
+    assert done.exit_code == 1
+    assert "JobFailed AccessDenied: no access" in done.output
+
+
+def test_run_takes_tools_from_a_module(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--tools ALIAS=module:name` registers a list of functions."""
+    (desk.folder / "shop_tools.py").write_text(
+        "def price(item: str) -> str:\n    '''Price.'''\n    return 'cheap ' + item\n"
+        "tools = [price]\n"
+    )
+    monkeypatch.syspath_prepend(str(desk.folder))
+    script = [
+        {"calls": [{"name": "shop-price", "arguments": {"item": "tea"}}]},
+        {"says": "ok"},
+    ]
+    done = desk.run(script, "--tools", "shop=shop_tools:tools")
+    assert done.exit_code == 0, done.output
+    assert "shop-price returned" in done.output
+
+
+def test_run_speaks_to_bedrock_at_an_endpoint(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The default backend is the real boto3, sent to another address on demand."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    with FakeBedrock(calls(("confirm", {})), says("Done")) as bedrock:
+        done = desk.agentloop(
+            "run",
+            desk.config,
+            "Hi",
+            "--store",
+            "memory:",
+            "--endpoint-url",
+            bedrock.url,
+            "--region",
+            "us-east-1",
+            stdin="yes\n",
+        )
+        assert done.exit_code == 0, done.output
+        assert bedrock.inferences == 2
+
+
+def test_show_and_messages_read_what_a_run_left(desk: Desk) -> None:
+    """A run, its job and the conversation are there for another process."""
+    ran = json.loads(desk.run([{"says": "Hello"}], "--json").stdout)
+    store = ["--store", str(desk.folder / "agents.db")]
+    assert json.loads(desk.agentloop("show", ran["id"], *store).stdout) == ran
+    job = desk.agentloop("show", ran["submitted_inference_job_ids"][0], *store)
+    assert json.loads(job.stdout)["status"] == "completed"
+    listed = desk.agentloop("messages", ran["conversation_id"], *store)
+    assert "Hello" in listed.output
+    delta = desk.agentloop("messages", ran["conversation_id"], *store, "--json")
+    assert json.loads(delta.stdout)["current_version"] == 2
+    more = desk.run([{"says": "Again"}], "--conversation", ran["conversation_id"])
+    assert more.exit_code == 0, more.output
+
+
+MISTAKES = {
+    "no config": (["run", "nowhere.json", "Hi"], "cannot read nowhere.json"),
+    "no such store": (["messages", "x", "--store", "pg://x"], "unknown scheme"),
+    "no such folder": (["messages", "x", "--store", "/none/x.db"], "no folder /none"),
+    "no such run": (["show", "x", "--store", "memory:"], "not found"),
+    "no such backend": (
+        ["run", "CONFIG", "Hi", "--backend", "gpt", "--store", "memory:"],
+        "--backend 'gpt' is unknown",
+    ),
+    "no such tools": (
+        ["run", "CONFIG", "Hi", "--tools", "x", "--store", "memory:"],
+        "--tools 'x' is not of the form",
+    ),
+    "no such error": (["errors", "Nope"], "no error is called 'Nope'"),
+    "doctor": (["doctor", "--backend", "x"], "nothing to examine"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistakes_are_one_line_and_exit_code_two(desk: Desk, case: str) -> None:
+    """The line names the offending value; there is no traceback."""
+    arguments, words = MISTAKES[case]
+    done = desk.agentloop(*[desk.config if a == "CONFIG" else a for a in arguments])
+    assert done.exit_code == 2, done.output
+    assert words in done.output
+    assert "Traceback" not in done.output
+
+
+def test_a_bad_script_names_its_place(desk: Desk) -> None:
+    """A script file is checked like every other input."""
+    done = desk.run([{"says": "x"}, {"shouts": "y"}])
+    assert done.exit_code == 2
+    assert "$[1]: needs exactly one of says, calls, fails" in done.output
+
+
+def test_errors_prints_the_whole_catalog(desk: Desk) -> None:
+    """Every slug is in the table, and each row can be asked for by type."""
+    listed = desk.agentloop("errors")
+    for row in CATALOG:
+        assert row.slug in listed.output
+    one = desk.agentloop("errors", "AgentLoopCancelled")
+    assert "the run was cancelled" in one.output
+
+
+def test_doctor_says_what_is_missing(desk: Desk) -> None:
+    """Without credentials it exits with 1 and names them; secrets are not shown."""
+    done = desk.agentloop("doctor", "--region", "us-east-1")
+    assert done.exit_code == 1, done.output
+    assert "no AWS credentials" in done.output
+
+
+def test_doctor_is_content_with_a_sound_setting(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With credentials and a region everything is ok, and no secret is printed."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIACANARY")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret-canary")
+    store = str(desk.folder / "agents.db")
+    done = desk.agentloop("doctor", "--region", "us-east-1", "--store", store)
+    assert done.exit_code == 0, done.output
+    assert "region us-east-1" in done.output
+    assert "canary" not in done.output.lower()
+
+
+@pytest.mark.parametrize("command", ["demo", "run", "show", "messages", "doctor"])
+def test_every_command_explains_itself(desk: Desk, command: str) -> None:
+    """`--help` ends well."""
+    assert desk.agentloop(command, "--help").exit_code == 0
