@@ -28,13 +28,16 @@ class Ids(Protocol):
 
 
 class Observer(Protocol):
-    """Sees every event of every run as it happens, text deltas included.
+    """Sees every event of every run as it happens.
+
+    Text deltas are among them while somebody follows the run, because only then
+    the provider is asked to stream.
 
     Called on the thread or task that drives the run, so it must be quick and must
     not raise; an exception it raises is swallowed and the run goes on.
     """
 
-    def __call__(self, run_id: str, event: RunEvent) -> None:
+    def __call__(self, run_id: str, event: RunEvent, /) -> None:
         """Take one event."""
         ...
 

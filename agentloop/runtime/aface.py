@@ -6,7 +6,7 @@ Store calls that may block run on threads, so the event loop never waits for the
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
@@ -255,7 +255,7 @@ class AsyncAgentLoop:
 
     async def events(
         self, run_id: str, *, scope: Scope, after: int = 0
-    ) -> AsyncIterator[RunEvent]:
+    ) -> AsyncGenerator[RunEvent, None]:
         """The events of a run after an id, live; see `AgentLoop.events`."""
         await self._runner.call(self._service.row, run_id, scope)
         cursor = Cursor(after)
@@ -272,7 +272,7 @@ class AsyncAgentLoop:
 
     async def stream(
         self, conversation_id: str, payload: Said, *, scope: Scope, **start: Any
-    ) -> AsyncIterator[RunEvent]:
+    ) -> AsyncGenerator[RunEvent, None]:
         """Start a run and yield its events; see `AgentLoop.stream`."""
         run = await self.start_run(conversation_id, payload, scope=scope, **start)
         async for event in self.events(run.id, scope=scope):
