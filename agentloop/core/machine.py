@@ -30,7 +30,6 @@ This module must not hold I/O, clocks, randomness or ids. `jitter` belongs to
 whoever sleeps, parsing to whoever receives bytes.
 """
 
-from collections import Counter
 from typing import assert_never
 
 from attrs import evolve
@@ -219,9 +218,8 @@ def _read_turn(state: LoopState, event: ModelReplied, usage: Usage) -> LoopState
         content = tuple(block for block in content if not is_blank(block))
     said = Message("assistant", content)
     uses = tool_uses(said)
-    spent = evolve(state, usage=usage)
     if problem := _unusable(said, uses):
-        return _void(spent, event.stop, problem)
+        return _void(evolve(state, usage=usage), event.stop, problem)
     spoken = LoopState(
         state.plan,
         state.routing,
@@ -239,9 +237,10 @@ def _read_turn(state: LoopState, event: ModelReplied, usage: Usage) -> LoopState
 
 def _unusable(said: Message, uses: tuple[ToolUse, ...]) -> str | None:
     """Why a turn cannot be kept at all, because no history could hold it."""
-    twice = [k for k, n in Counter(use.tool_use_id for use in uses).items() if n > 1]
-    if twice:
-        return f"it uses the tool_use_id {twice[0]!r} for two calls"
+    ids = [use.tool_use_id for use in uses]
+    if len(set(ids)) < len(ids):
+        twice = next(id_ for id_ in ids if ids.count(id_) > 1)
+        return f"it uses the tool_use_id {twice!r} for two calls"
     if tool_results(said):
         return "it holds results, which only a caller or a tool may give"
     if not uses and not any(isinstance(block, Text) for block in said.content):
@@ -390,7 +389,10 @@ def _settle(state: LoopState, phase: CallingTools) -> LoopState:
     if done:
         uses = tool_uses(state.log[-1])
         blocks = tuple(done[u.tool_use_id] for u in uses if u.tool_use_id in done)
-        after = evolve(after, log=state.log.append(Message("tool", blocks)))
+        log = state.log.append(Message("tool", blocks))
+        after = LoopState(
+            state.plan, state.routing, phase, state.iterations, log, state.usage
+        )
     if phase.asked:
         return _finish(after, RequiresAction(phase.asked))
     return _begin(after)

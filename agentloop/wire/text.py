@@ -196,41 +196,61 @@ class _Cleaner:
 
     def walk(self, node: Any, depth: int) -> Any:
         if isinstance(node, str):
-            text, changed = clean_text(node)
-            self.count += changed
-            return text
+            return self.text(node)
         if node is None or isinstance(node, bool):
             return node
-        if isinstance(node, int | float):
+        if isinstance(node, _NUMBERS):
             return _number(node)
         return self.container(node, depth)
+
+    def text(self, node: str) -> str:
+        if node.isascii() and "\x00" not in node:
+            return node  # nearly every text
+        text, changed = clean_text(node)
+        self.count += changed
+        return text
 
     def container(self, node: Any, depth: int) -> Any:
         if depth >= self.max_depth:
             raise WireError("$", f"nested deeper than {self.max_depth} levels")
-        if isinstance(node, Mapping):
+        if isinstance(node, _OBJECTS):
             return self.object(node, depth)
-        if isinstance(node, list | tuple):
-            return [self.inside(f"[{i}]", v, depth) for i, v in enumerate(node)]
+        if isinstance(node, _ARRAYS):
+            return self.array(node, depth)
         raise WireError("$", f"{type(node).__name__} has no JSON form")
+
+    def array(self, node: Any, depth: int) -> list[Any]:
+        cleaned: list[Any] = []
+        for item in node:
+            try:
+                cleaned.append(self.walk(item, depth + 1))
+            except WireError as error:
+                raise _inside(f"[{len(cleaned)}]", error) from None
+        return cleaned
 
     def object(self, node: Mapping[Any, Any], depth: int) -> dict[str, Any]:
         cleaned = {}
         for key, item in node.items():
             if not isinstance(key, str):
                 raise WireError("$", f"the key {repr(key)[:80]} is no string")
-            name = self.walk(key, depth)
+            name = self.text(key)
             if name in cleaned:
                 problem = f"the key {name[:80]!r} appears twice in one object"
                 raise WireError("$", problem)
-            cleaned[name] = self.inside(f".{name[:80]}", item, depth)
+            try:
+                cleaned[name] = self.walk(item, depth + 1)
+            except WireError as error:
+                raise _inside(f".{name[:80]}", error) from None
         return cleaned
 
-    def inside(self, step: str, node: Any, depth: int) -> Any:
-        try:
-            return self.walk(node, depth + 1)
-        except WireError as error:
-            raise WireError(f"${step}{error.path[1:]}", error.problem) from None
+
+_NUMBERS: Final = (int, float)
+_ARRAYS: Final = (list, tuple)
+_OBJECTS: Final = (dict, Mapping)  # most are dicts, and those are told apart at once
+
+
+def _inside(step: str, error: WireError) -> WireError:
+    return WireError(f"${step}{error.path[1:]}", error.problem)
 
 
 def _number(node: float) -> float:
