@@ -110,12 +110,12 @@ class Message:
 
 def tool_uses(message: Message) -> tuple[ToolUse, ...]:
     """The calls in a message, in the order in which the model made them."""
-    return tuple(block for block in message.content if isinstance(block, ToolUse))
+    return tuple([block for block in message.content if isinstance(block, ToolUse)])
 
 
 def tool_results(message: Message) -> tuple[ToolResult, ...]:
     """The results in a message, in their order."""
-    return tuple(block for block in message.content if isinstance(block, ToolResult))
+    return tuple([block for block in message.content if isinstance(block, ToolResult)])
 
 
 def texts(message: Message) -> Iterator[str]:

@@ -110,12 +110,15 @@ class Desk:
         if self.finished:
             return []
         now = self._clock.monotonic()
-        ready = [(i, e) for i, (due, e) in self._waiting.items() if due <= now]
-        began = self.performer.now() if ready else ""
-        for id_, effect in ready:
-            del self._waiting[id_]
-            self.flying[id_] = (effect, began)
-        return [effect for _, effect in ready]
+        ready = [id_ for id_, (due, _) in self._waiting.items() if due <= now]
+        return [self._begin(id_) for id_ in ready]
+
+    def _begin(self, id_: EffectId) -> Effect:
+        """Put an effect under way; only an inference's beginning is recorded."""
+        _, effect = self._waiting.pop(id_)
+        began = self.performer.now() if isinstance(effect, Infer) else ""
+        self.flying[id_] = (effect, began)
+        return effect
 
     @property
     def alone(self) -> bool:

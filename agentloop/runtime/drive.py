@@ -34,8 +34,8 @@ def drive(desk: Desk, mailbox: Mailbox, pool: Executor) -> RunRow | None:
         desk.commit()
         ready = desk.ready()
         if ready and desk.alone:
-            desk.take([perform(desk.performer, ready[0], desk.began(ready[0]))])
-            desk.take(mailbox.take(0.0))
+            done = perform(desk.performer, ready[0], desk.began(ready[0]))
+            desk.take([done, *mailbox.take(0.0)])
         else:
             for effect in ready:
                 pool.submit(_perform_elsewhere, desk, effect, mailbox)

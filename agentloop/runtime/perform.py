@@ -93,8 +93,9 @@ class Performer:
     def within(self, limit: float | None) -> float | None:
         """A time-out that also ends with the run's deadline."""
         left = self.time_left()
-        spans = [span for span in (limit, left) if span is not None]
-        return max(min(spans), 0.001) if spans else None
+        if left is None:
+            return limit
+        return max(left if limit is None else min(limit, left), 0.001)
 
     @property
     def session(self) -> Session:

@@ -117,9 +117,13 @@ def clean_blocks(blocks: tuple[Any, ...]) -> tuple[tuple[Any, ...], int]:
     Raises:
         WireError: something in them has no JSON form.
     """
-    cleaned = [_clean_block(block) for block in blocks]
-    count = sum(changed for _, changed in cleaned)
-    return (tuple(block for block, _ in cleaned), count) if count else (blocks, 0)
+    cleaned: list[Any] = []
+    count = 0
+    for block in blocks:
+        found, changed = _clean_block(block)
+        cleaned.append(found)
+        count += changed
+    return (tuple(cleaned), count) if count else (blocks, 0)
 
 
 def _clean_block(block: Any) -> tuple[Any, int]:
