@@ -104,6 +104,10 @@ BLOCKS: dict[str, tuple[Any, Block]] = {
         {"reasoningContent": {"reasoningText": {"text": "hm"}}},
         Reasoning("hm"),
     ),
+    "damaged reasoning, whose signature is worth nothing": (
+        {"reasoningContent": {"reasoningText": {"text": "h\x00", "signature": "s"}}},
+        Reasoning("h\ufffd"),
+    ),
     "redacted reasoning": (
         {"reasoningContent": {"redactedContent": b"secret"}},
         Reasoning(redacted="c2VjcmV0"),

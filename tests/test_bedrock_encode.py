@@ -414,7 +414,7 @@ def test_result(name: str) -> None:
 
 def test_document_names() -> None:
     """No two documents of a request share a name, and a second encoding agrees."""
-    papers = [Document("pdf", name, PDF) for name in ("a", "a", "a.", "é")]
+    papers = [Document("pdf", name, PDF) for name in ("a", "a", "a (2)", "é")]
     log = [user("read", *papers), said("b"), user(Document("pdf", "a", PDF), "c")]
     body, _ = body_of(*log)
     found = [
@@ -423,7 +423,7 @@ def test_document_names() -> None:
         for part in turn["content"]
         if "document" in part
     ]
-    assert found == ["a", "a (2)", "a (3)", "document", "a (4)"]
+    assert found == ["a", "a (2)", "a (2) (2)", "document", "a (3)"]
 
 
 def test_document_name_of_a_growing_turn() -> None:
@@ -489,6 +489,32 @@ def test_placeholder_tools() -> None:
     assert offered == called
     assert legal(body, CLAUDE)
     assert any("placeholders" in note for note in notes)
+
+
+def test_placeholders_of_a_growing_log() -> None:
+    """A tool that is called for the first time joins the placeholders."""
+    conversation, log = Conversation(setup(specs=()), model()), Log(user("a"))
+    for id_ in ("x", "y"):
+        log = log.append(said(use(id_, id_)), results(result(id_)))
+        body = json.loads(conversation.body(Infer(1, 1, 0, 0, Auto(), log), "j"))
+        offered = [tool["toolSpec"]["name"] for tool in body["toolConfig"]["tools"]]
+        assert offered[-1] == id_
+    assert offered == ["x", "y"]
+
+
+def test_blank_description() -> None:
+    """A blank description is not sent: Bedrock refuses it."""
+    spec = ToolSpec(name="a", description=" ", input_schema={"type": "object"})
+    body, _ = body_of(user("a"), given=setup(specs=(spec,)))
+    assert "description" not in body["toolConfig"]["tools"][0]["toolSpec"]
+
+
+def test_any_job_id() -> None:
+    """A job's id is written in the characters that metadata may hold."""
+    raw = Conversation(setup(), model()).body(infer(user("a")), "jöb;1" + "x" * 300)
+    sent = legal(json.loads(raw), CLAUDE)["requestMetadata"]["agentloop_job"]
+    assert sent.startswith("j_b_1xx")
+    assert len(sent) == 256
 
 
 def test_no_tools_no_config() -> None:

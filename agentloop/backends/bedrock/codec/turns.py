@@ -113,7 +113,7 @@ class Turns:
     def _close_user_turn(self) -> None:
         self._closed.append(self._open_turn())
         self._answering = bool(self._calls)
-        self._heard, self._open, self._calls = [], None, ()
+        self._heard, self._open = [], None
         self._speaking = True
 
     def _close_assistant_turn(self) -> None:
