@@ -118,6 +118,8 @@ CLASSES: Final[Mapping[str, FailureKind]] = {
     "LocationValueError": "invalid_request",
     "StatementSizeError": "context_window",
     "GoneError": "provider",
+    "MaxRetryError": "connection",
+    "EmptyPoolError": "connection",
     "PoolError": "provider",
     # the connector, where a number tells nothing
     "ReauthenticationRequest": "denied",
@@ -173,7 +175,7 @@ _MOST_TEXT: Final = 500
 _SECRETS: Final = re.compile(
     r"(?i)snowflake token\s*=\s*\"?[^\s\",;]+\"?"
     r"|(?:authorization|bearer|token|password|secret)\b[\"']?\s*[:=]?\s*[\"']?"
-    r"[\w.~+/=-]{16,}"
+    r"[\w.~+/=:-]{16,}"
     r"|eyJ[\w-]{8,}\.[\w-]+\.[\w-]*"
     r"|://[^/\s@]+:[^/\s@]+@"
 )
