@@ -1,0 +1,56 @@
+"""Calling either face from an event loop without ever blocking it."""
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from functools import partial
+from typing import Any, TypeAlias, TypeVar, cast
+
+from agentloop.http.auth import Authenticate, Found
+from agentloop.runtime.aface import AsyncAgentLoop
+from agentloop.runtime.face import AgentLoop
+
+Face: TypeAlias = AgentLoop | AsyncAgentLoop
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+class Calls:
+    """A face, the threads for what blocks, and who may call."""
+
+    def __init__(
+        self, face: Face, authenticate: Authenticate, executor: Executor
+    ) -> None:
+        self.face = face
+        self._authenticate = authenticate
+        self._executor = executor
+
+    async def on_thread(self, function: Callable[..., T], *args: Any) -> T:
+        """Call what may block, or takes long, on one of the app's threads."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, function, *args)
+
+    async def of(
+        self,
+        shape: Callable[[T], U],
+        method: Callable[..., T | Awaitable[T]],
+        *args: Any,
+        **named: Any,
+    ) -> U:
+        """Call a method of the face, whichever of the two it is.
+
+        `shape` makes the answer of what came back; it may take long as well, so it
+        runs on the same thread.
+        """
+        call = partial(method, *args, **named)
+        if isinstance(self.face, AgentLoop):
+            return await self.on_thread(lambda: shape(cast("T", call())))
+        return await self.on_thread(shape, await cast("Awaitable[T]", call()))
+
+    async def caller(self, token: str) -> Found:
+        """Whose token this is."""
+        if inspect.iscoroutinefunction(self._authenticate):
+            return cast("Found", await self._authenticate(token))
+        found = await self.on_thread(self._authenticate, token)
+        return await found if inspect.isawaitable(found) else found
