@@ -31,6 +31,7 @@ from agentloop.ports import (
 )
 from agentloop.stores.memory import MemoryStore
 from agentloop.stores.sqlite import SQLiteStore
+from tests import postgres_server
 
 START = datetime(2026, 5, 18, 13, 21, 30, 355180, tzinfo=UTC)
 START_TEXT = "2026-05-18T13:21:30.355180Z"
@@ -223,16 +224,19 @@ def at_once(works: list[Callable[[], object]]) -> list[object]:
 STATUSES: tuple[Status, ...] = ("completed", "requires_action", "failed")
 
 
-KINDS = ("memory", "sqlite")
+KINDS = ("memory", "sqlite", "postgres")
 
 
 def open_bench(kind: str, folder: Path) -> Iterator[Bench]:
     """The body of a fixture: a bench for a shipped store, closed afterwards."""
     file = folder / "store.db"
-    made = (
-        Bench(MemoryStore)
-        if kind == "memory"
-        else Bench(lambda clock: SQLiteStore(file, clock=clock))
-    )
+    if kind == "postgres":
+        postgres_server.emptied()
+    makers: dict[str, Callable[[Clock], Store]] = {
+        "memory": MemoryStore,
+        "sqlite": lambda clock: SQLiteStore(file, clock=clock),
+        "postgres": postgres_server.store,
+    }
+    made = Bench(makers[kind])
     yield made
     made.close()

@@ -16,6 +16,8 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Final
 
+from agentloop.stores.versions import SchemaVersionError
+
 _FIRST: Final = (
     """CREATE TABLE conversations (
         n INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -118,10 +120,6 @@ _FIRST: Final = (
 
 MIGRATIONS: Final = (_FIRST,)
 """What brings a file from each version to the next; never edited, only added to."""
-
-
-class SchemaVersionError(Exception):
-    """A file was written by a newer release than this one."""
 
 
 def migrate(
