@@ -2,7 +2,7 @@
 
 import typer
 
-from agentloop.cli import demo, doctor, errors, run, show
+from agentloop.cli import demo, doctor, errors, run, serve, show
 
 app = typer.Typer(
     name="agentloop",
@@ -17,3 +17,5 @@ app.command("show")(show.show)
 app.command("messages")(show.messages)
 app.command("errors")(errors.errors)
 app.command("doctor")(doctor.doctor)
+app.command("serve")(serve.serve)
+app.command("worker")(serve.worker)

@@ -35,6 +35,7 @@ from agentloop.runtime import requests
 from agentloop.runtime.arunner import AsyncRunner
 from agentloop.runtime.assembly import (
     Backends,
+    LateDirectory,
     Tools,
     chooser,
     memory_store,
@@ -82,7 +83,7 @@ class AsyncAgentLoop:
             store=store if store is not None else memory_store(),
             choose_backend=chooser(backend, backends),
             servers=tool_servers(tools),
-            directory=mcp,
+            directory=mcp or LateDirectory(),
             options=options,
         )
         self._ids = ids or RandomIds()

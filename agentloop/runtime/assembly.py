@@ -5,8 +5,14 @@ from importlib import import_module
 from typing import Any, TypeAlias
 
 from agentloop.core.catalog import RequestError
-from agentloop.core.config import Config, is_alias
-from agentloop.ports import Backend, Store, ToolServer
+from agentloop.core.config import Config, McpServer, is_alias
+from agentloop.ports import (
+    Backend,
+    MissingExtraError,
+    ServerDirectory,
+    Store,
+    ToolServer,
+)
 
 Tools: TypeAlias = Mapping[str, ToolServer | Iterable[Callable[..., Any]]]
 Backends: TypeAlias = Mapping[str, Backend] | Callable[[Config], Backend]
@@ -17,6 +23,28 @@ def memory_store() -> Store:
     # By name, because the runtime knows no adapter.
     store: Store = import_module("agentloop.stores.memory").MemoryStore()
     return store
+
+
+class LateDirectory:
+    """Reaches MCP servers by the shipped client, loaded when a config names one."""
+
+    def __init__(self) -> None:
+        self._found: ServerDirectory | None = None
+
+    def open(self, server: McpServer) -> ToolServer:
+        """The server's tools for one run.
+
+        Raises:
+            RequestError: `invalid-config`, when policy forbids the address or the
+                extra is not installed.
+        """
+        if self._found is None:
+            try:
+                self._found = import_module("agentloop.tools.mcp").McpDirectory()
+            except MissingExtraError as error:
+                problem = f"mcp_servers entry '{server.alias}' has a url: {error}"
+                raise RequestError("invalid-config", problem=problem) from None
+        return self._found.open(server)
 
 
 def tool_servers(tools: Tools | None) -> dict[str, ToolServer]:

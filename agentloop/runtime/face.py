@@ -35,6 +35,7 @@ from agentloop.ports import (
 from agentloop.runtime import requests
 from agentloop.runtime.assembly import (
     Backends,
+    LateDirectory,
     Tools,
     chooser,
     memory_store,
@@ -65,7 +66,8 @@ class AgentLoop:
         tools: host tools by alias: a list of functions, or a `ToolServer`.
         backends: further backends by `data_plane_id`, or a function that chooses
             one for an effective config and raises `RequestError` to refuse.
-        mcp: reaches the MCP servers that configs name by URL.
+        mcp: reaches the MCP servers that configs name by URL; when left out, a
+            directory that reaches public addresses over https only.
         observer: called with every event of every run.
         ids: where new ids come from.
         clock: where the time is read.
@@ -95,7 +97,7 @@ class AgentLoop:
             store=store if store is not None else memory_store(),
             choose_backend=chooser(backend, backends),
             servers=tool_servers(tools),
-            directory=mcp,
+            directory=mcp or LateDirectory(),
             options=options,
         )
         self._ids = ids or RandomIds()

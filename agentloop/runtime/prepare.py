@@ -68,7 +68,7 @@ class Resources:
     store: Store
     choose_backend: Callable[[Config], Backend]
     servers: Mapping[str, ToolServer]
-    directory: ServerDirectory | None
+    directory: ServerDirectory
     options: Options
 
 
@@ -228,11 +228,6 @@ def _open_servers(drive: Drive, resources: Resources) -> None:
     opened: list[ToolServer] = []
     for server in drive.config.mcp_servers or ():
         if server.url is not None:
-            if resources.directory is None:
-                raise _invalid_config(
-                    f"mcp_servers entry '{server.alias}' has a url "
-                    "and the host reaches no MCP servers"
-                )
             found = resources.directory.open(server)
             opened.append(found)
         elif server.alias in resources.servers:

@@ -252,12 +252,6 @@ class Service:
         entry = next(s for s in config.mcp_servers or () if s.alias == alias)
         if entry.url is None:
             return self.resources.servers[alias].discover(CHOICE_CHECK_TIMEOUT)
-        if self.resources.directory is None:
-            raise RequestError(
-                "invalid-config",
-                problem=f"$.mcp_servers: '{alias}' has a url "
-                "and this host reaches no MCP servers",
-            )
         server = self.resources.directory.open(entry)
         try:
             return server.discover(CHOICE_CHECK_TIMEOUT)

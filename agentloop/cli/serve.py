@@ -1,0 +1,190 @@
+"""`agentloop serve` and `agentloop worker`: the contract over HTTP, and its hands.
+
+`serve` answers requests and drives runs in one process; with `--workers 0` it only
+answers, and `worker` processes over the same store drive.
+"""
+
+import os
+import signal
+import threading
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from agentloop.cli import parts
+from agentloop.core.run import Scope
+from agentloop.http.auth import Authenticate, fixed_tokens
+from agentloop.http.logs import configure_logging, log_run_event
+from agentloop.http.options import HttpOptions
+from agentloop.ports import ServerDirectory
+from agentloop.runtime.face import AgentLoop
+
+StoreUrl = Annotated[str, typer.Option(help=parts.STORE_HELP)]
+BackendName = Annotated[str, typer.Option(help=parts.BACKEND_HELP)]
+EndpointUrl = Annotated[
+    str | None, typer.Option(help="Another address for the provider.")
+]
+Region = Annotated[str | None, typer.Option(help="The provider's region.")]
+ToolSpecs = Annotated[
+    list[str] | None,
+    typer.Option(help="Host tools, ALIAS=module:name; may be repeated."),
+]
+PrivateMcp = Annotated[
+    bool,
+    typer.Option(
+        "--allow-private-mcp",
+        help="Let MCP servers be on private addresses and plain http. For development.",
+    ),
+]
+JsonLogs = Annotated[bool, typer.Option(help="Write logs as JSON lines.")]
+TOKEN_VARIABLE = "AGENTLOOP_TOKENS"  # noqa: S105 - the name of a variable, no secret
+
+
+def serve(
+    store: StoreUrl = "agentloop.db",
+    backend: BackendName = "bedrock",
+    endpoint_url: EndpointUrl = None,
+    region: Region = None,
+    host: Annotated[str, typer.Option(help="Listen on this address.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(help="And this port; 0 takes a free one.")
+    ] = 8000,
+    token: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="TOKEN=COMPANY:USER; may be repeated. Also one a line in a file "
+            f"given as @FILE, or in the variable {TOKEN_VARIABLE}."
+        ),
+    ] = None,
+    tools: ToolSpecs = None,
+    workers: Annotated[
+        int,
+        typer.Option("--concurrency", help="Runs driven at once; 0: none."),
+    ] = 16,
+    visibility: Annotated[
+        str, typer.Option(help="Who reads by id: company, or user.")
+    ] = "company",
+    max_requests: Annotated[
+        int | None, typer.Option(help="Requests under way beyond which to answer 429.")
+    ] = None,
+    drain: Annotated[
+        float, typer.Option(help="Seconds that stopping may take altogether.")
+    ] = 30.0,
+    allow_private_mcp: PrivateMcp = False,
+    json_logs: JsonLogs = True,
+) -> None:
+    """Serve the Agent Conversations contract over HTTP, with a worker inside.
+
+    SIGTERM drains: runs under way are given back between two effects, and the next
+    start picks them up. Exits with 0 when everything ended in time, else with 1.
+    """
+    with parts.plain_errors():
+        from agentloop.http.serve import Serving
+        from agentloop.http.serve import serve as run_server
+
+        authenticate = tokens_of(token or [])
+        configure_logging(json=json_logs)
+        serving = Serving(
+            host=host,
+            port=port,
+            workers=workers,
+            drain_seconds=drain,
+            ready=lambda url: typer.echo(f"agentloop serves {url}"),
+        )
+        with ExitStack() as stack:
+            opened = stack.enter_context(parts.open_store(store))
+            loop = AgentLoop(
+                parts.make_backend(backend, endpoint_url, region),
+                opened,
+                parts.load_tools(tools or []),
+                mcp=directory(allow_private_mcp),
+                observer=log_run_event,
+                visibility=_visibility(visibility),
+            )
+            try:
+                drained = run_server(
+                    loop, authenticate, serving, HttpOptions(max_requests=max_requests)
+                )
+            except OSError as error:
+                parts.stop(f"cannot listen on {host}:{port}: {error.strerror}")
+            if not drained:
+                os._exit(1)  # a thread inside an inference would be waited for
+            loop.close()
+
+
+def worker(
+    store: StoreUrl = "agentloop.db",
+    backend: BackendName = "bedrock",
+    endpoint_url: EndpointUrl = None,
+    region: Region = None,
+    tools: ToolSpecs = None,
+    concurrency: Annotated[int, typer.Option(help="Runs driven at once.")] = 16,
+    allow_private_mcp: PrivateMcp = False,
+    json_logs: JsonLogs = True,
+) -> None:
+    """Drive started runs, and whatever a dead worker left, until SIGTERM or SIGINT."""
+    with parts.plain_errors(), ExitStack() as stack:
+        configure_logging(json=json_logs)
+        opened = stack.enter_context(parts.open_store(store))
+        loop = stack.enter_context(
+            AgentLoop(
+                parts.make_backend(backend, endpoint_url, region),
+                opened,
+                parts.load_tools(tools or []),
+                mcp=directory(allow_private_mcp),
+                observer=log_run_event,
+            )
+        )
+        asked = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: asked.set())
+        working: AbstractContextManager[object] = loop.worker(concurrency)
+        with working:
+            typer.echo(f"agentloop drives runs of {store}")
+            asked.wait()
+
+
+def directory(allow_private: bool) -> ServerDirectory | None:
+    """How MCP servers are reached; None leaves it to the loop's own way."""
+    if not allow_private:
+        return None
+    from agentloop.tools.mcp import McpDirectory, McpOptions
+
+    return McpDirectory(McpOptions(allow_private=True))
+
+
+def tokens_of(given: list[str]) -> Authenticate:
+    """The callers that `--token` values, files and the environment name."""
+    lines = [line for value in given for line in _lines(value)]
+    lines += os.environ.get(TOKEN_VARIABLE, "").split()
+    if not lines:
+        parts.stop(f"give at least one --token TOKEN=COMPANY:USER, or {TOKEN_VARIABLE}")
+    return fixed_tokens(dict(_caller(line) for line in lines))
+
+
+def _lines(value: str) -> list[str]:
+    if not value.startswith("@"):
+        return [value]
+    try:
+        return Path(value[1:]).expanduser().read_text().split()
+    except OSError as error:
+        parts.stop(f"cannot read {value[1:]}: {error.strerror}")
+
+
+def _caller(line: str) -> tuple[str, Scope]:
+    """A token and its scope; a wrong line is told without its token."""
+    token, _, scope = line.rpartition("=")
+    company, _, user = scope.partition(":")
+    if not (token and company.isdigit() and user.isdigit()):
+        parts.stop("a --token is not of the form TOKEN=COMPANY:USER")
+    return token, Scope(int(company), int(user))
+
+
+def _visibility(given: str) -> Literal["company", "user"]:
+    if given == "company":
+        return "company"
+    if given != "user":
+        parts.stop(f"--visibility {given!r} is unknown; use company or user")
+    return "user"
