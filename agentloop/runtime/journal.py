@@ -175,10 +175,8 @@ class Journal:
         )
 
     def _events(self, told: Sequence[Told]) -> tuple[EventRow, ...]:
-        return tuple(
-            EventRow(number, dump({"kind": kind, "data": data}))
-            for number, (kind, data) in enumerate(told, start=self._last_event + 1)
-        )
+        first = self._last_event + 1
+        return tuple([_event_row(first + i, each) for i, each in enumerate(told)])
 
     def _final(self, state: LoopState, told: Sequence[Told]) -> Final:
         command = _finish_of(state)

@@ -216,7 +216,7 @@ class MemoryStore:
         with self._lock:
             run, standing = self._held(lease)
             if not repeated(lease, revision, standing):
-                self._commit(run, lease, change)
+                self._commit(run, lease, change, standing)
                 run.lease_until = self._seconds() + lease_seconds
             return run.cancel_requested
 
@@ -231,7 +231,7 @@ class MemoryStore:
             conversation = self._conversations[run.inserted.conversation_id]
             current = conversation.row.version
             end = ending(final, in_time=current == run.inserted.base_version)
-            self._commit(run, lease, end.change)
+            self._commit(run, lease, end.change, standing)
             run.header = None  # nobody can claim the run any more
             run.results.clear()
             run.status = end.status
@@ -329,13 +329,16 @@ class MemoryStore:
         standing = fence(lease, run.standing() if run else None)
         return self._runs[lease.run_id], standing
 
-    def _commit(self, run: Run, lease: Lease, change: Checkpoint) -> None:
+    def _commit(
+        self, run: Run, lease: Lease, change: Checkpoint, standing: Standing
+    ) -> None:
         """Keep a change, or refuse it before any of it is kept."""
-        check_change(lease, change, run.standing())
+        check_change(lease, change, standing)
         run.refuse_known(change)
-        refuse_known("job", self._jobs, (job.id for job in change.jobs))
+        refuse_known("job", self._jobs, [job.id for job in change.jobs])
         run.commit(change, self._now())
-        self._jobs.update((job.id, (job, run)) for job in change.jobs)
+        for job in change.jobs:
+            self._jobs[job.id] = (job, run)
 
     def _forget(self, run: Run) -> None:
         """Drop a run; a segment keeps the messages that joined a conversation."""

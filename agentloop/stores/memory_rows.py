@@ -81,10 +81,13 @@ class Run:
         """
         if change.setup is not None and self.setup is not None:
             raise ValueError(f"run {self.inserted.id} has a setup already")
-        results = () if change.messages else self.results
-        refuse_known("result", results, (key for key, _ in change.results))
-        refuse_known("iteration", self.jobs, (job.iteration for job in change.jobs))
-        refuse_known("attempt", self.attempts, map(_key, change.attempts))
+        if change.results:
+            results = () if change.messages else self.results
+            refuse_known("result", results, [key for key, _ in change.results])
+        if change.jobs:
+            refuse_known("iteration", self.jobs, [job.iteration for job in change.jobs])
+        if change.attempts:
+            refuse_known("attempt", self.attempts, map(_key, change.attempts))
 
     def commit(self, change: Checkpoint, now: str) -> None:
         """Keep a change; messages end the turn whose results were kept."""
@@ -94,11 +97,13 @@ class Run:
         if change.setup is not None:
             self.setup = change.setup
         if change.messages:
-            self.messages.extend((body, now) for body in change.messages)
+            self.messages.extend([(body, now) for body in change.messages])
             self.results.clear()
         self.results.update(change.results)
-        self.jobs.update((job.iteration, job) for job in change.jobs)
-        self.attempts.update((_key(attempt), attempt) for attempt in change.attempts)
+        for job in change.jobs:
+            self.jobs[job.iteration] = job
+        for attempt in change.attempts:
+            self.attempts[_key(attempt)] = attempt
         self.events.extend(change.events)
 
     def attempts_of(self, iteration: int) -> tuple[AttemptRow, ...]:

@@ -5,7 +5,6 @@ what is stored, what may be pruned. Nothing in here reads or writes a row.
 """
 
 from datetime import datetime, timedelta
-from itertools import pairwise
 from typing import Final as Constant
 
 from attrs import evolve, frozen
@@ -86,13 +85,15 @@ def check_change(lease: Lease, change: Checkpoint, standing: Standing) -> None:
             f"messages of run {lease.run_id} begin at position "
             f"{change.first_message}, but {standing.staged} are staged"
         )
-    ids = [standing.last_event, *(event.id for event in change.events)]
-    if any(later <= earlier for earlier, later in pairwise(ids)):
-        raise ValueError(f"event ids of run {lease.run_id} do not rise: {ids}")
-    owners = {job.run_id for job in change.jobs}
-    owners |= {attempt.run_id for attempt in change.attempts}
-    if owners - {lease.run_id}:
-        raise ValueError(f"rows of {owners} came with the run {lease.run_id}")
+    last = standing.last_event
+    for event in change.events:
+        if event.id <= last:
+            problem = f"{event.id} follows {last}"
+            raise ValueError(f"event ids of run {lease.run_id} do not rise: {problem}")
+        last = event.id
+    for row in (*change.jobs, *change.attempts):
+        if row.run_id != lease.run_id:
+            raise ValueError(f"rows of {row.run_id} came with the run {lease.run_id}")
 
 
 @frozen

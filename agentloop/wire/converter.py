@@ -264,6 +264,12 @@ def _list_of(converter: Converter, inner: Any) -> Callable[[Any, Any], Any]:
     return structure
 
 
+def _each(converter: Converter) -> Callable[[Any], list[Any]]:
+    """Every item by its own class, whatever the tuple's type allows."""
+    out = converter.unstructure
+    return lambda values: [out(value) for value in values]
+
+
 def _object(converter: Converter, type_: type) -> Callable[[Any, Any], Any]:
     """Structure an attrs class from a JSON object without unknown keys."""
     inner: Any = make_dict_structure_fn(type_, converter, **_renames(type_))
@@ -308,7 +314,8 @@ def _plain(converter: Converter, type_: type) -> Callable[[Any], dict[str, Any]]
             "kind": choice,
             **{k: item for k, item in inner(value).items() if item is not None},
         }
-    return lambda value: dict(inner(value))
+    plain: Callable[[Any], dict[str, Any]] = inner
+    return plain
 
 
 _SPARSE = frozenset(
@@ -368,6 +375,7 @@ def _make_converter() -> Converter:
     converter.register_structure_hook_factory(
         _is_tuple, lambda t: _list_of(converter, get_args(t)[0])
     )
+    converter.register_unstructure_hook_factory(_is_tuple, lambda _: _each(converter))
     converter.register_structure_hook_factory(_is_literal, _literal)
     converter.register_structure_hook_func(
         lambda t: t == JsonObject, _strictly(dict, "an object")
