@@ -1,5 +1,6 @@
 """The README is true: its snippets run, its diagram is the machine's table."""
 
+import os
 import re
 import subprocess
 import sys
@@ -68,3 +69,42 @@ def test_the_diagram_is_the_table_of_legal_moves() -> None:
     drawn = re.search(r"```mermaid\n(.*?)```", TEXT, re.DOTALL)
     assert drawn is not None
     assert drawn[1].strip() == render().strip()
+
+
+def block(name: str) -> str:
+    """The shell block under a mark of the README."""
+    found = re.search(rf"<!-- {name} -->\n```sh\n(.*?)```", TEXT, re.DOTALL)
+    assert found is not None, name
+    return found[1]
+
+
+def test_the_curl_walk_walks(tmp_path: Path) -> None:
+    """The server starts as written, and curl goes from create to messages."""
+    script = re.search(r"`(\[\{\"calls\".*?\])`", TEXT)
+    assert script is not None
+    (tmp_path / "script.json").write_text(script[1])
+    _, *arguments = block("serve").split()
+    arguments[arguments.index("--port") + 1] = "0"
+    command = [sys.executable, "-m", "agentloop", *arguments]
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as server:
+        try:
+            assert server.stdout is not None
+            url = server.stdout.readline().split()[-1]
+            done = subprocess.run(
+                ["bash", "-euo", "pipefail", "-c", block("curl")],
+                env={**os.environ, "URL": url, "NO_PROXY": "127.0.0.1"},
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert done.stdout.splitlines() == ["Booked.", "4"]
+        finally:
+            server.terminate()
+    assert server.returncode == 0
