@@ -1,10 +1,14 @@
 """T4 and T9: what it costs to import the core, and what it takes to install it."""
 
+import atexit
 import json
+import os
 import re
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, requires
+from tempfile import TemporaryDirectory
 
 from benchmarks.measure import Row, Spread, Tick
 
@@ -18,25 +22,37 @@ _CASES = {
     "boto3": "import boto3",
 }
 _PROBE = """
-import json, resource, sys, time
+import os, sys, time
 def rss():
     with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize() / 1e6
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 before, modules, begin = rss(), set(sys.modules), time.process_time()
 {statement}
-print(json.dumps([
-    (time.process_time() - begin) * 1000,
-    sorted(set(sys.modules) - modules),
-    rss() - before,
-]))
+cpu, added = time.process_time() - begin, sorted(set(sys.modules) - modules)
+grown = rss() - before
+import json
+print(json.dumps([cpu * 1000, added, grown]))
 """
+
+
+@cache
+def _environment() -> dict[str, str]:
+    """One where compiled modules are kept, as in every installation."""
+    folder = TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    kept = {**os.environ, "PYTHONPYCACHEPREFIX": folder.name}
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)
+    return kept
 
 
 def probe(statement: str) -> tuple[float, list[str], float]:
     """CPU milliseconds, modules and megabytes that a statement adds to bare Python."""
-    code = _PROBE.format(statement=statement)
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, "-c", _PROBE.format(statement=statement)],
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     cpu, modules, rss = json.loads(done.stdout)
     return cpu, modules, rss
