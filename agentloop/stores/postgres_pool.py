@@ -53,10 +53,6 @@ class Session:
     schema: str
     clock: Clock | None
 
-    def named(self, table: str) -> str:
-        """The full name of a table."""
-        return f'"{self.schema}".{table}'
-
     def run(self, statement: str, **values: object) -> int:
         """Execute a statement; returns how many rows it touched."""
         given = {name: _kept(value) for name, value in values.items()}

@@ -156,10 +156,17 @@ def check(db: Session, known: int = len(MIGRATIONS)) -> None:
 
 def version(db: Session) -> int | None:
     """The version a schema has, None when it has none."""
-    if db.value("SELECT to_regclass(%(name)s)", name=db.named("schema_version")):
-        found = db.value("SELECT version FROM @.schema_version")
-        return None if found is None else int(found)
-    return None
+    # A scan of the catalog: `to_regclass` may answer from a cache that has not heard
+    # yet of what another migration committed while this one waited for its lock.
+    tables = db.value(
+        "SELECT count(*) FROM pg_tables"
+        " WHERE schemaname = %(name)s AND tablename = 'schema_version'",
+        name=db.schema,
+    )
+    if not tables:
+        return None
+    found = db.value("SELECT version FROM @.schema_version")
+    return None if found is None else int(found)
 
 
 def _refuse_newer(db: Session, found: int, known: int) -> None:
