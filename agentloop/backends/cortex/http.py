@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from time import monotonic
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from agentloop.ports import require
 
@@ -177,6 +176,8 @@ class _Own:
 
 def _built(url: str, size: int) -> Any:
     """A pool manager, through the proxy that the environment names for the host."""
+    from urllib.request import getproxies, proxy_bypass  # loads ssl: not before use
+
     urllib3 = require("urllib3", "cortex")
     parts = urlsplit(url)
     proxy = getproxies().get(parts.scheme)
