@@ -1,0 +1,1 @@
+"""Single rooms under pytest-benchmark: `pytest benchmarks/rooms -p benchmark`."""
