@@ -38,6 +38,10 @@ PrivateMcp = Annotated[
         help="Let MCP servers be on private addresses and plain http. For development.",
     ),
 ]
+LeaseSeconds = Annotated[
+    float,
+    typer.Option(help="Seconds until a run of a silent process is taken over."),
+]
 JsonLogs = Annotated[bool, typer.Option(help="Write logs as JSON lines.")]
 TOKEN_VARIABLE = "AGENTLOOP_TOKENS"  # noqa: S105 - the name of a variable, no secret
 
@@ -72,6 +76,7 @@ def serve(
     drain: Annotated[
         float, typer.Option(help="Seconds that stopping may take altogether.")
     ] = 30.0,
+    lease: LeaseSeconds = 30.0,
     allow_private_mcp: PrivateMcp = False,
     json_logs: JsonLogs = True,
 ) -> None:
@@ -101,6 +106,7 @@ def serve(
                 parts.load_tools(tools or []),
                 mcp=directory(allow_private_mcp),
                 observer=log_run_event,
+                lease=lease,
                 visibility=_visibility(visibility),
             )
             try:
@@ -121,6 +127,7 @@ def worker(
     region: Region = None,
     tools: ToolSpecs = None,
     concurrency: Annotated[int, typer.Option(help="Runs driven at once.")] = 16,
+    lease: LeaseSeconds = 30.0,
     allow_private_mcp: PrivateMcp = False,
     json_logs: JsonLogs = True,
 ) -> None:
@@ -135,6 +142,7 @@ def worker(
                 parts.load_tools(tools or []),
                 mcp=directory(allow_private_mcp),
                 observer=log_run_event,
+                lease=lease,
             )
         )
         asked = threading.Event()
