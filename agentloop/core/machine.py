@@ -376,26 +376,33 @@ def _rescheduled(
 
 def _settle(state: LoopState, phase: CallingTools) -> LoopState:
     """Stay while calls are open; otherwise close the turn and go on (rule 5)."""
-    after = LoopState(
-        state.plan, state.routing, phase, state.iterations, state.log, state.usage
-    )
     last = len(phase.calls) if phase.barred is None else phase.barred
     if None in phase.results[:last]:
-        return after
-    failure = next((r for r in phase.results if isinstance(r, Failure)), None)
-    if failure is not None:
-        return _fail(after, failure.type, _told(failure))
-    done = _by_id(phase)
-    if done:
-        uses = tool_uses(state.log[-1])
-        blocks = tuple(done[u.tool_use_id] for u in uses if u.tool_use_id in done)
-        log = state.log.append(Message("tool", blocks))
-        after = LoopState(
-            state.plan, state.routing, phase, state.iterations, log, state.usage
-        )
+        return _calling(state, phase, state.log)
+    for result in phase.results:
+        if isinstance(result, Failure):
+            after = _calling(state, phase, state.log)
+            return _fail(after, result.type, _told(result))
+    after = _calling(state, phase, _with_results(state.log, phase))
     if phase.asked:
         return _finish(after, RequiresAction(phase.asked))
     return _begin(after)
+
+
+def _calling(state: LoopState, phase: CallingTools, log: Log) -> LoopState:
+    return LoopState(
+        state.plan, state.routing, phase, state.iterations, log, state.usage
+    )
+
+
+def _with_results(log: Log, phase: CallingTools) -> Log:
+    """The log with the turn's results in call order, if we have any to give."""
+    done = _by_id(phase)
+    if not done:
+        return log
+    uses = tool_uses(log[-1])
+    blocks = [done[use.tool_use_id] for use in uses if use.tool_use_id in done]
+    return log.append(Message("tool", tuple(blocks)))
 
 
 def _by_id(phase: CallingTools) -> dict[str, ToolResult]:

@@ -54,13 +54,19 @@ class AsyncMailbox:
     async def take(self, timeout: float | None) -> list[Happened]:
         """Everything posted so far; waits up to `timeout` for the first item."""
         if not self._items and timeout != 0.0:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(timeout):
-                    await self._changed.wait()
+            await self._change(timeout)
         self._changed.clear()
         taken = list(self._items)
         self._items.clear()
         return taken
+
+    async def _change(self, timeout: float | None) -> None:
+        if timeout is None:
+            await self._changed.wait()
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._changed.wait()
 
 
 async def adrive(
