@@ -164,8 +164,9 @@ class Page:
 class Attempt:
     """One try of an inference, as its job record shows it (contract section 12).
 
-    `outcome` is `ok`, `lost`, or the kind of the failure; `usage` is None when the
-    provider told nothing.
+    `outcome` is `ok`, `lost`, the kind of the failure, or `expired` for a request
+    that was repeated with fresh credentials; `usage` is None when the provider told
+    nothing.
     """
 
     number: int

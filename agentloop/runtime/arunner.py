@@ -79,6 +79,7 @@ class AsyncRunner:
         try:
             async with self._beating(claim) as mailbox:
                 desk = desk_for(claim, ready, self.resources, self.hub, self.clock)
+                desk.performer.abandoned = lambda: desk.finished or mailbox.lost
                 return await self._drive(desk, mailbox)
         finally:
             for server in ready.opened:
@@ -147,7 +148,9 @@ class AsyncRunner:
         self, performer: Performer, command: Infer, began: str
     ) -> Performed:
         session = performer.session
-        args = command, performer.job(command), performer.delta_sink(command)
+        on_delta = performer.delta_sink(command)
+        job = performer.job(command, streamed=on_delta is not None)
+        args = command, job, on_delta
         try:
             if (ainfer := getattr(session, "ainfer", None)) is not None:
                 found = await ainfer(*args)

@@ -64,6 +64,10 @@ class Journal:
         self._setup: str | None = None
         self._has_setup = claim.setup is not None
         self._job_facts: dict[str, Any] = {}
+        self._state: LoopState | None = None
+        # A backend on another thread may remember something while the driver
+        # ends the run; each of the two is one whole commit.
+        self._turn = threading.Lock()
 
     def describe_jobs(self, backend: str, model: str) -> None:
         """What every job row of this run says of itself."""
@@ -88,15 +92,43 @@ class Journal:
             LeaseLostError: another worker has the run.
             StoreUnavailableError: the store stayed away through every try.
         """
-        change = self._change(state, told, idle=idle)
+        with self._turn:
+            change = self._change(state, told, idle=idle)
+            cancelled = self._checkpoint(change)
+            self._committed(change)
+            self._state = state
+        self._publish(change.events)
+        return cancelled
+
+    def remember(self, text: str | None) -> None:
+        """Keep a backend's text with the command that is under way, at once.
+
+        Forgetting needs no commit of its own: the next one does it.
+
+        Raises:
+            LeaseLostError: another worker has the run.
+            StoreUnavailableError: the store stayed away through every try.
+        """
+        with self._turn:
+            state = self._state
+            if text is None or state is None:
+                return
+            header = header_text(state, remembered=text)
+            self._checkpoint(
+                Checkpoint(
+                    header=header,
+                    iterations=state.iterations,
+                    first_message=self._messages,
+                )
+            )
+
+    def _checkpoint(self, change: Checkpoint) -> bool:
         cancelled = self._stubbornly(
             lambda: self._store.checkpoint(
                 self.lease, self._revision, change, self._lease_seconds
             )
         )
         self._revision += 1
-        self._committed(change)
-        self._publish(change.events)
         return bool(cancelled)
 
     def finish(self, state: LoopState, told: Sequence[Told]) -> RunRow:
@@ -106,10 +138,12 @@ class Journal:
             LeaseLostError: another worker has the run.
             StoreUnavailableError: the store stayed away through every try.
         """
-        final = self._final(state, told)
-        row: RunRow = self._stubbornly(
-            lambda: self._store.finalize(self.lease, self._revision, final)
-        )
+        with self._turn:
+            self._state = None
+            final = self._final(state, told)
+            row: RunRow = self._stubbornly(
+                lambda: self._store.finalize(self.lease, self._revision, final)
+            )
         self._publish(final.last.events)
         lost = row.status != final.status
         self._publish((final.conflict_event if lost else final.terminal_event,))

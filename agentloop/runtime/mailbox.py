@@ -37,6 +37,10 @@ class Mailbox:
             self.stopped = True
             self._changed.notify()
 
+    def is_urgent(self) -> bool:
+        """Whether something waits that the driver should hear of at once."""
+        return self.lost or bool(self._items)
+
     def take(self, timeout: float | None) -> list[Happened]:
         """Everything posted so far; waits up to `timeout` for the first item."""
         if timeout == 0.0 and not self._items:

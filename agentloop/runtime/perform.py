@@ -89,6 +89,9 @@ class Performer:
         self.time_left = time_left
         self._hub = hub
         self._validator: Validator | None = None
+        self._streamed = False
+        self.remember: Callable[[str | None], None] | None = None
+        self.abandoned: Callable[[], bool] | None = None
 
     def within(self, limit: float | None) -> float | None:
         """A time-out that also ends with the run's deadline."""
@@ -110,11 +113,17 @@ class Performer:
 
     # ------------------------------------------------------------ inference
 
-    def job(self, command: Infer) -> JobContext:
-        """What the attempt is called and how long it may take."""
+    def job(self, command: Infer, *, streamed: bool) -> JobContext:
+        """What the attempt is called, how long it may take, what is known of it."""
+        remembered, self.drive.remembered = self.drive.remembered, None
+        self._streamed = streamed
         return JobContext(
             job_id=job_id(self.drive.row.id, command.iteration),
             timeout=self.within(self.options.attempt_timeout),
+            streamed=streamed,
+            remember=self.remember,
+            remembered=remembered,
+            abandoned=self.abandoned,
         )
 
     def inferred(self, command: Infer, found: Inference, began: str) -> Performed:
@@ -182,6 +191,7 @@ class Performer:
         report: AttemptReport,
         began: str,
     ) -> AttemptRow:
+        """The record of an attempt, with what encoding its request again needs."""
         failure = event.failure if isinstance(event, ModelFailed) else None
         body = {
             "number": command.attempt,
@@ -194,6 +204,8 @@ class Performer:
             "completed_at": self.now(),
             "request_sha256": report.request_sha256,
             "notes": list(report.notes),
+            "streamed": self._streamed,
+            "preceding": [to_json(one) for one in report.preceding],
         }
         return AttemptRow(
             run_id=self.drive.row.id,
@@ -279,7 +291,8 @@ def perform(performer: Performer, effect: Effect, began: str) -> Performed:
 
 def _infer(performer: Performer, command: Infer, began: str) -> Performed:
     session = performer.session
-    job, on_delta = performer.job(command), performer.delta_sink(command)
+    on_delta = performer.delta_sink(command)
+    job = performer.job(command, streamed=on_delta is not None)
     try:
         found = session.infer(command, job, on_delta)
     except Exception as error:

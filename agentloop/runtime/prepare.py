@@ -53,6 +53,7 @@ from agentloop.wire import WireError, load, message_from, undump
 from agentloop.wire.checkpoint import (
     StoredSetup,
     is_idle,
+    remembered_in,
     setup_from,
     setup_text,
     state_from,
@@ -77,6 +78,7 @@ class Drive:
     """A run that is ready to be driven.
 
     `session` is made when the toolbox is known: at once, or after discovery.
+    `remembered` is what the backend left for the attempt that comes first.
     `opened` are the servers that this drive must close.
     """
 
@@ -92,6 +94,7 @@ class Drive:
     toolbox: Toolbox | None = None
     session: Session | None = None
     lost: AttemptRow | None = None
+    remembered: str | None = None
 
     def equip(self, catalogs: Catalogs) -> Toolbox:
         """Take the complete catalogs; from now on there is a session."""
@@ -269,6 +272,7 @@ def _resume(drive: Drive, claim: Claim) -> None:
         routing = drive.toolbox.routing if drive.toolbox else None
         drive.state = state_from(header, plan, routing, log, dict(claim.results))
         idle = is_idle(header)
+        drive.remembered = remembered_in(header)
     except WireError as error:
         raise _invalid_config(f"checkpoint {error}") from None
     if idle:

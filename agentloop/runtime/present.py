@@ -6,9 +6,11 @@ for the log.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, TypeVar
+
+from attrs import fields_dict
 
 from agentloop.core.catalog import BY_TYPE, RequestError
 from agentloop.core.config import Config, ToolChoice
@@ -40,6 +42,9 @@ from agentloop.wire.checkpoint import (
 )
 
 T = TypeVar("T")
+EXPIRED = "expired"
+"""The outcome of a request that was answered with a demand for credentials."""
+_ATTEMPT_FIELDS = frozenset(fields_dict(Attempt))
 _NAMESPACE = bytes.fromhex("6f0c6a0e5d0f5b529d0b2f6f0b1c9a31")
 
 
@@ -201,23 +206,35 @@ def event(row: EventRow) -> RunEvent:
 # ---------------------------------------------------------------- jobs
 
 
-def attempt(row: AttemptRow) -> Attempt:
-    """An attempt as its job shows it."""
+def attempts_of(row: AttemptRow) -> Iterator[Attempt]:
+    """An attempt as its job shows it.
+
+    Before it come the requests that only got a demand for fresh credentials: they
+    are seen under the same number, and count neither as tries nor in the usage.
+    """
     value = _stored("attempt", unversioned, row.body)
-    value.pop("request_sha256", None)
-    value.pop("notes", None)
-    found: Attempt = _stored("attempt", load, value, Attempt)
-    return found
+    for one in value.get("preceding", ()):
+        yield Attempt(
+            number=row.number,
+            outcome=EXPIRED,
+            provider_request_id=one.get("provider_request_id"),
+            code=one.get("code"),
+            message=one.get("message"),
+        )
+    shown = {name: item for name, item in value.items() if name in _ATTEMPT_FIELDS}
+    found: Attempt = _stored("attempt", load, shown, Attempt)
+    yield found
 
 
 def job(job_row: JobRow, rows: tuple[AttemptRow, ...], run_row: RunRow) -> InferenceJob:
     """A job without its request, which is rebuilt by whoever can encode it."""
     body = _stored("job", unversioned, job_row.body)
-    attempts = tuple(attempt(row) for row in rows)
+    attempts = tuple(found for row in rows for found in attempts_of(row))
     answered = next((row for row in reversed(rows) if row.response is not None), None)
     usage: Usage | None = None
     for found in attempts:
-        usage = (usage or Usage()).plus(found.usage)
+        if found.outcome != EXPIRED:
+            usage = (usage or Usage()).plus(found.usage)
     ended = any(found.outcome == "ok" for found in attempts)
     over = run_row.result is not None
     return InferenceJob(

@@ -63,6 +63,7 @@ class Runner:
         try:
             with self.pulse.beating(claim.lease, mailbox):
                 desk = desk_for(claim, ready, self.resources, self.hub, self.clock)
+                desk.performer.abandoned = mailbox.is_urgent
                 return self._drive(desk, mailbox)
         finally:
             for server in ready.opened:
@@ -101,6 +102,7 @@ def desk_for(
     if ready.backend is not None:
         journal.describe_jobs(ready.backend.name, ready.config.model)
     performer = Performer(ready, options, clock, time_left, hub)
+    performer.remember = journal.remember
     return Desk(performer, journal, clock)
 
 

@@ -383,9 +383,11 @@ class Service:
         texts = self.store.run_messages(run.id)[: facts["messages"]]
         choice: ToolChoice = load(facts["tool_choice"], ToolChoice)
         number = attempts[-1].number if attempts else 1
+        sent = unversioned(attempts[-1].body) if attempts else {}
+        context = JobContext(job_id=job.id, streamed=bool(sent.get("streamed")))
         log = Log(*map(message_from, texts))
         command = Infer(job.iteration, number, 0.0, 0.0, choice, log)
-        return session.request(command, JobContext(job_id=job.id))
+        return session.request(command, context)
 
     def _reader(self, scope: Scope) -> Reader:
         own = self._options.visibility == "user"

@@ -84,8 +84,14 @@ def unversioned(text: str) -> dict[str, Any]:
 # ---------------------------------------------------------------- headers
 
 
-def header_text(state: LoopState, *, idle: bool = False) -> str:
-    """A checkpoint header; `idle` says that its command was not begun."""
+def header_text(
+    state: LoopState, *, idle: bool = False, remembered: str | None = None
+) -> str:
+    """A checkpoint header.
+
+    `idle` says that its command was not begun, `remembered` is what a backend
+    wants to be told when the command is taken up by somebody else.
+    """
     value: dict[str, Any] = {
         "v": SCHEMA_VERSION,
         "iterations": state.iterations,
@@ -95,6 +101,8 @@ def header_text(state: LoopState, *, idle: bool = False) -> str:
     }
     if idle:
         value["idle"] = True
+    if remembered is not None:
+        value["remembered"] = remembered
     return dump(value)
 
 
@@ -130,6 +138,18 @@ def _phase(phase: Phase) -> dict[str, Any]:
 def is_idle(header: str) -> bool:
     """Whether the checkpoint's command was not begun by whoever wrote it."""
     return bool(unversioned(header).get("idle"))
+
+
+def remembered_in(header: str) -> str | None:
+    """What the backend of the checkpoint's command left to be remembered.
+
+    Raises:
+        WireError: the header is damaged.
+    """
+    found = unversioned(header).get("remembered")
+    if found is not None and not isinstance(found, str):
+        raise WireError("$.remembered", "damaged: no text")
+    return found
 
 
 def state_from(
