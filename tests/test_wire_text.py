@@ -20,6 +20,7 @@ from agentloop.wire import (
     parse,
     undump,
 )
+from agentloop.wire import text as text_room
 from tests import strategies as some
 
 MARK = "\ufffd"
@@ -44,6 +45,18 @@ def test_what_is_dumped_is_read_back(value):
     assert parse(text) == (value, 0)
     assert parse(text.encode()) == (value, 0)
     assert dump(undump(text)) == text
+
+
+@given(some.json_values())
+def test_what_is_dumped_is_the_standard_encoders_text(value):
+    """The encoder that is made once writes what one made for each text would."""
+    assert dump(value) == json.dumps(value, separators=(",", ":"))
+
+
+def test_without_an_encoder_to_be_made_the_standard_one_serves(monkeypatch):
+    """An interpreter without CPython's encoder writes the same text."""
+    monkeypatch.delattr(json.encoder, "c_make_encoder")
+    assert text_room._encode()({"a": [1, None]}) == '{"a":[1,null]}'
 
 
 @given(some.json_values())
