@@ -88,7 +88,7 @@ def test_an_answer(paramstyle: str) -> None:
     with FakeSnowflake(SAID) as sf:
         backend = backend_for("sql", sf.connect(paramstyle=paramstyle), **PLAIN)
         found = backend.session(bare()).infer(ASKED, JOB, None)
-        assert (sf.inferences, sf.attempts, len(sf.queries)) == (1, 1, 1)
+        assert (sf.inferences, sf.attempts, len(sf.requests)) == (1, 1, 1)
     event = replied(found)
     assert event.message.content == (Text("hello 'é' \\ %s \n"),)
     assert event.usage == Usage(prompt_tokens=7, completion_tokens=3)
@@ -231,7 +231,7 @@ def test_the_connectors_own_tries_cost_nothing(reply: Reply) -> None:
     with FakeSnowflake(reply) as sf:
         with opened(sf, "sql", **PLAIN) as backend:
             event = replied(backend.session(bare()).infer(ASKED, JOB, None))
-        assert (sf.inferences, len(sf.queries)) == (1, 1)
+        assert (sf.inferences, sf.attempts, len(sf.requests)) == (1, 1, 1)
         assert len(sf.submissions) == 1 + _fetches(sf)
     assert event.message.content[0] == Text("hello 'é' \\ %s \n")
 
