@@ -740,7 +740,7 @@ ELSEWHERE = {
     "unauthenticated": "test_contract",
     "forbidden": "test_contract",
     "payload-too-large": "test_http_bodies",
-    "too-many-requests": "test_http_limits",
+    "too-many-requests": "test_http",
 }
 HERE = {
     *(row[1] for row in CREATION),

@@ -1,0 +1,471 @@
+"""The app around the contract: mounting, callers, limits, health, logs, threads."""
+
+import io
+import json
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
+
+from agentloop import AgentLoop, MissingExtraError, Scope
+from agentloop.core.run import RunEvent
+from agentloop.http import (
+    HttpOptions,
+    JsonFormatter,
+    Principal,
+    configure_logging,
+    create_app,
+    fixed_tokens,
+    log_run_event,
+)
+from agentloop.ports import StoreUnavailableError
+from agentloop.testing.scripted import ScriptedBackend, calls, says
+from tests.http_world import (
+    ALICE,
+    TOKENS,
+    UNKNOWN,
+    FaultyStore,
+    World,
+    outputs,
+    problem,
+    slug,
+    world,
+)
+
+# ------------------------------------------------ mounting
+
+
+def in_starlette(app: Any) -> Any:
+    """A Starlette application with ours under two prefixes, one in the other."""
+    inner = Starlette(routes=[Mount("/v1", app)])
+    return Starlette(routes=[Mount("/api", inner)])
+
+
+def in_fastapi(app: Any) -> Any:
+    """A FastAPI application with ours under a prefix."""
+    host = FastAPI()
+    host.mount("/api/v1", app)
+    return host
+
+
+@pytest.mark.parametrize("mount", [in_starlette, in_fastapi])
+def test_the_app_works_under_any_prefix(mount: Any) -> None:
+    """Routes, problems and the document know where they are mounted."""
+    loop = AgentLoop(ScriptedBackend(says("hello")))
+    app = create_app(loop, fixed_tokens(TOKENS))
+    with TestClient(mount(app)) as client, loop, loop.worker(1):
+        base, headers = "/api/v1", {"authorization": "Bearer alice"}
+        document = client.get(f"{base}/openapi.json").json()
+        assert document["servers"] == [{"url": base}]
+        body = {"defaults": {"model": "m"}}
+        made = client.post(f"{base}/agents/conversations", json=body, headers=headers)
+        assert made.status_code == 201
+        served = World(loop, ScriptedBackend(), client)
+        run = served.call(
+            "POST",
+            f"{base}/agents/conversations/{made.json()['id']}/runs",
+            json={
+                "client_op_id": UNKNOWN,
+                "expected_version": 0,
+                "payload": {"kind": "user_message", "text": "hi"},
+            },
+        ).json()
+        events = served.get(f"{base}/agents/runs/{run['id']}/events")
+        assert "event: terminal" in events.text
+        nowhere = served.get(f"{base}/nope")
+        assert problem(nowhere)["instance"] == f"{base}/nope"
+        assert slug(nowhere) == "not-found"
+        unknown = served.get(f"{base}/agents/runs/x")
+        assert problem(unknown)["instance"] == f"{base}/agents/runs/x"
+
+
+def test_unmounted_the_server_is_the_root() -> None:
+    """The document names the place where it was read."""
+    with world(workers=0) as idle:
+        servers = idle.get("/openapi.json").json()["servers"]
+        assert servers == [{"url": "/"}]
+
+
+def test_a_websocket_is_turned_away() -> None:
+    """The surface speaks HTTP only."""
+    with (
+        world(workers=0) as idle,
+        pytest.raises(WebSocketDisconnect) as turned,
+        idle.client.websocket_connect("/agents/runs/x/events"),
+    ):
+        raise AssertionError("a websocket was let in")
+    assert turned.value.code == 1000
+
+
+def test_another_base_of_error_pages_is_the_hosts() -> None:
+    """Problem types and run errors point to the pages the host names."""
+    base = "https://docs.example.com/e/"
+    with world(calls(("nowhere-x", {})), docs_base=base) as served:
+        assert problem(served.get("/nope"))["type"] == f"{base}not-found"
+        error = served.run(served.conversation())["error"]
+        assert error["docs_url"] == f"{base}unknown-tool-alias"
+        told = served.get("/openapi.json").json()["components"]["schemas"]["Problem"]
+        assert told["properties"]["type"]["examples"] == [base]
+
+
+def test_without_the_extra_the_app_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A missing Starlette is a clear error, and only when an app is made."""
+    for name in [name for name in sys.modules if name.startswith("starlette")]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'agentloop\[http\]'"):
+        create_app(AgentLoop(ScriptedBackend()), fixed_tokens({}))
+
+
+# ------------------------------------------------ callers
+
+
+@contextmanager
+def guarded(authenticate: Any, **choices: Any) -> Iterator[World]:
+    """A world with an `authenticate` of its own."""
+    backend = ScriptedBackend()
+    with (
+        AgentLoop(backend) as loop,
+        TestClient(create_app(loop, authenticate, **choices)) as client,
+    ):
+        yield World(loop, backend, client)
+
+
+def plainly(token: str) -> Any:
+    """A plain function to a scope."""
+    return ALICE if token == "alice" else None
+
+
+async def asynchronously(token: str) -> Any:
+    """A coroutine function to a principal."""
+    return Principal(ALICE) if token == "alice" else None
+
+
+class Directory:
+    """An object whose call is asynchronous."""
+
+    async def __call__(self, token: str) -> Any:
+        return ALICE if token == "alice" else None
+
+
+@pytest.mark.parametrize("authenticate", [plainly, asynchronously, Directory()])
+def test_an_authenticate_may_be_of_any_kind(authenticate: Any) -> None:
+    """Plain or asynchronous, to a scope or to a principal."""
+    with guarded(authenticate) as served:
+        assert served.conversation("alice")
+        assert slug(served.get("/agents/conversations", "eve")) == "unauthenticated"
+
+
+def test_a_plain_authenticate_does_not_hold_the_event_loop() -> None:
+    """It may wait: health is told meanwhile."""
+    inside, go_on = threading.Event(), threading.Event()
+
+    def slowly(token: str) -> Any:
+        inside.set()
+        assert go_on.wait(10)
+        return ALICE
+
+    with guarded(slowly) as served, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(served.get, "/agents/conversations")
+        assert inside.wait(10)
+        assert served.get("/healthz", token="").status_code == 200
+        go_on.set()
+        assert waiting.result(10).status_code == 200
+
+
+def test_an_authenticate_that_raises_lets_nobody_in() -> None:
+    """A 500 of the host's own making, told to the log."""
+
+    def breaks(token: str) -> Any:
+        raise OSError("directory server away")
+
+    with guarded(breaks) as served:
+        assert slug(served.get("/agents/conversations")) == "internal-error"
+
+
+@pytest.mark.parametrize("header", ["bearer alice", "BEARER alice", "Bearer  alice "])
+def test_the_scheme_is_read_as_the_standard_says(header: str) -> None:
+    """Without regard to case, after one or more spaces."""
+    with world(workers=0) as idle:
+        headers = {"authorization": header}
+        found = idle.client.get("/agents/conversations", headers=headers)
+        assert found.status_code == 200
+
+
+def test_two_authorizations_are_none() -> None:
+    """It is not guessed which of them counts."""
+    with world(workers=0) as idle:
+        twice = [("authorization", "Bearer alice"), ("authorization", "Bearer eve")]
+        found = idle.client.get("/agents/conversations", headers=twice)
+        assert slug(found) == "unauthenticated"
+
+
+def test_fixed_tokens_keep_no_token() -> None:
+    """Neither the function nor what it closes over shows one."""
+    table = fixed_tokens({"s3cret-token": ALICE})
+    cells = [cell.cell_contents for cell in table.__closure__ or ()]
+    assert "s3cret-token" not in repr((table, cells))
+
+
+# ------------------------------------------------ limits and threads
+
+
+class Slow:
+    """A store call that waits inside until the test lets it go on."""
+
+    def __init__(self) -> None:
+        self.inside = threading.Semaphore(0)
+        self.go_on = threading.Event()
+
+    def __call__(self, real: Any, *args: Any) -> Any:
+        self.inside.release()
+        assert self.go_on.wait(10)
+        return real(*args)
+
+
+def test_requests_beyond_the_limit_are_told_to_wait() -> None:
+    """429 with `Retry-After`; health and the document are still told."""
+    slow = Slow()
+    store = FaultyStore(list_conversations=slow)
+    http = {"max_requests": 1, "retry_after": 3}
+    with world(store=store, workers=0, http=http) as served:
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(served.get, "/agents/conversations")
+            assert slow.inside.acquire(timeout=10)
+            second = served.get("/agents/conversations")
+            assert (second.status_code, slug(second)) == (429, "too-many-requests")
+            assert second.headers["retry-after"] == "3"
+            detail = "1 requests are under way; try again later"
+            assert problem(second)["detail"] == detail
+            assert served.get("/healthz").status_code == 200
+            assert served.get("/openapi.json").status_code == 200
+            assert slug(served.get("/agents/conversations", "")) == "unauthenticated"
+            slow.go_on.set()
+            assert first.result(10).status_code == 200
+        assert served.get("/agents/conversations").status_code == 200
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_blocking_calls_use_so_many_threads_and_no_more(threads: int) -> None:
+    """The others wait for their turn, and the event loop for none of them."""
+    slow = Slow()
+    store = FaultyStore(list_conversations=slow)
+    with (
+        world(store=store, workers=0, http={"threads": threads}) as served,
+        ThreadPoolExecutor(5) as pool,
+    ):
+        asked = [pool.submit(served.get, "/agents/conversations") for _ in range(5)]
+        for _ in range(threads):
+            assert slow.inside.acquire(timeout=10)
+        assert not slow.inside.acquire(timeout=0.1)
+        assert served.get("/healthz").status_code == 200
+        slow.go_on.set()
+        assert [found.result(10).status_code for found in asked] == [200] * 5
+
+
+def test_an_unknown_option_is_a_type_error() -> None:
+    """Options are fields, not guesses."""
+    with pytest.raises(TypeError, match="max_request"):
+        create_app(AgentLoop(ScriptedBackend()), fixed_tokens({}), max_request=1)
+
+
+# ------------------------------------------------ health
+
+
+def test_health_tells_of_a_store_that_is_away() -> None:
+    """503, without the store's own words."""
+
+    def away(real: Any) -> Any:
+        raise StoreUnavailableError("host=db password=x")
+
+    with world(store=FaultyStore(ping=away)) as served:
+        ill = served.get("/healthz", token="")
+        assert ill.status_code == 503
+        told = {"status": "unavailable", "store": "unavailable", "worker": "ok"}
+        assert ill.json() == told
+
+
+def test_health_does_not_wait_for_a_store_that_hangs() -> None:
+    """However many ask, one call hangs; when it is back, all is well."""
+    slow = Slow()
+    store = FaultyStore(ping=slow)
+    http = {"health_timeout": 0.02}
+    with world(store=store, workers=0, http=http) as served:
+        for _ in range(3):
+            assert served.get("/healthz").json()["store"] == "unavailable"
+        assert slow.inside.acquire(blocking=False)
+        assert not slow.inside.acquire(blocking=False)
+        slow.go_on.set()
+        while served.get("/healthz").status_code != 200:
+            pass
+
+
+@pytest.mark.parametrize("face", ["sync", "async"])
+def test_health_tells_that_others_drive(face: str) -> None:
+    """A process without workers is well."""
+    with world(face=face, workers=0) as idle:
+        found = idle.get("/healthz")
+        assert (found.status_code, found.json()["worker"]) == (200, "none")
+
+
+# The thread has to die for this, which pytest warns of.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_health_tells_of_a_worker_that_died() -> None:
+    """`lost` and 503: this process no longer does what it is there for."""
+
+    def claim(real: Any, request: Any) -> Any:
+        raise SystemError("what no worker survives")
+
+    with world(store=FaultyStore(claim=claim)) as served:
+        while served.get("/healthz").status_code == 200:
+            pass
+        assert served.get("/healthz").json()["worker"] == "lost"
+
+
+# ------------------------------------------------ logs
+
+
+@contextmanager
+def logged() -> Iterator[io.StringIO]:
+    """What the library logs, as lines of JSON."""
+    lines = io.StringIO()
+    handler = logging.StreamHandler(lines)
+    handler.setFormatter(JsonFormatter())
+    root = logging.getLogger("agentloop")
+    before = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield lines
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(before)
+
+
+def test_logs_tell_ids_and_never_content_or_secrets() -> None:
+    """A canary in every text and credential, and none of them in any line."""
+    canary = "c4n4ry"
+    script = (
+        says(f"I say {canary}"),
+        calls(("user-approve", {"x": canary}), ids=[f"tooluse_{canary}"]),
+        says(f"{canary}!"),
+    )
+    token = f"token-{canary}"
+    tools = [{"alias": "user", "tools": [{"name": "approve", "input_schema": {}}]}]
+    with logged() as lines:
+        backend = ScriptedBackend(*script)
+        observed = AgentLoop(backend, observer=log_run_event)
+        app = create_app(
+            observed, fixed_tokens({token: Scope(1, 2), "eve": Scope(2, 2)})
+        )
+        with TestClient(app) as client, observed, observed.worker(1):
+            served = World(observed, backend, client)
+            headers = {"authorization": f"Bearer {token}"}
+            body = {
+                "name": canary,
+                "system_prompt": canary,
+                "defaults": {"model": "m", "client_tools": tools},
+            }
+            made = served.call(
+                "POST", "/agents/conversations", json=body, headers=headers
+            )
+            path = f"/agents/conversations/{made.json()['id']}"
+            payloads: list[Any] = [
+                {"kind": "user_message", "text": canary},
+                {"kind": "user_message", "text": canary},
+                outputs(**{f"tooluse_{canary}": canary}),
+            ]
+            runs = []
+            for number, payload in enumerate(payloads):
+                run = served.call(
+                    "POST",
+                    f"{path}/runs",
+                    json={
+                        "client_op_id": f"0000000{number}{UNKNOWN[8:]}",
+                        "expected_version": 2 * number,
+                        "payload": payload,
+                    },
+                    headers=headers,
+                ).json()
+                runs.append(run["id"])
+                served.get(f"/agents/runs/{run['id']}/events", headers=headers)
+            served.call("POST", f"{path}/runs", content=canary, headers=headers)
+            served.get(f"/agents/runs/{canary}?{canary}", headers=headers)
+            served.get(f"/{canary}", token=canary)
+            odd = {"defaults": {"model": "m", "tools": [{"name": canary}]}}
+            served.call("POST", "/agents/conversations", json=odd, headers=headers)
+    assert canary not in lines.getvalue()
+    records = [json.loads(line) for line in lines.getvalue().splitlines()]
+    requests = [record for record in records if record["logger"] == "agentloop.http"]
+    assert all(record["log_id"] for record in requests)
+    posted = [r for r in requests if r.get("method") == "POST" and "run_id" in r]
+    assert [record["run_id"] for record in posted] == runs
+    assert {r["conversation_id"] for r in posted} == {made.json()["id"]}
+    events = [record for record in records if record["logger"] == "agentloop.runs"]
+    assert {record["run_id"] for record in events} == set(runs)
+    submitted = [r for r in events if r["event"] == "job_submitted"]
+    assert len({record["job_id"] for record in submitted}) == 3
+    refused = [record["problem"] for record in requests if "problem" in record]
+    assert refused == [
+        "invalid-request",
+        "agent-run-not-found",
+        "not-found",
+        "invalid-request",
+    ]
+
+
+def test_a_line_of_the_log_is_one_json_object() -> None:
+    """Facts that are not listed are left out, tracebacks are kept."""
+    try:
+        raise KeyError("x\ny")
+    except KeyError:
+        fault = sys.exc_info()
+    record = logging.LogRecord("agentloop", 40, "f", 1, "a\nb", None, fault)
+    record.__dict__.update(log_id="l", password="p", status=500)
+    line = JsonFormatter().format(record)
+    told = json.loads(line)
+    assert "\n" not in line
+    assert (told["message"], told["log_id"], told["status"]) == ("a\nb", "l", 500)
+    assert (told["level"], told["logger"]) == ("error", "agentloop")
+    assert "KeyError" in told["traceback"]
+    assert "password" not in line
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_logging_is_configured_for_this_library_alone(
+    as_json: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As JSON or as plain lines, on stderr."""
+    root = logging.getLogger("agentloop")
+    before = (root.handlers[:], root.level, root.propagate)
+    try:
+        configure_logging(json=as_json)
+        event = RunEvent("tool_started", {"name": "rooms-free"}, 4)
+        log_run_event("r1", event)
+        log_run_event("r1", RunEvent("text_delta", {"text": "c4n4ry"}))
+    finally:
+        root.handlers[:], root.level, root.propagate = before
+    (line,) = capsys.readouterr().err.splitlines()
+    if as_json:
+        told = json.loads(line)
+        assert (told["run_id"], told["name_of_tool"]) == ("r1", "rooms-free")
+    else:
+        assert line.endswith("INFO agentloop.runs run r1: tool_started")
+
+
+def test_options_have_the_documented_defaults() -> None:
+    """No limits unless the host sets some."""
+    options = HttpOptions()
+    assert (options.max_requests, options.max_streams) == (None, None)
+    assert (options.threads, options.heartbeat, options.retry_after) == (16, 15.0, 1)
