@@ -1,6 +1,7 @@
 """The command line as a user meets it: output, exit codes, one-line errors."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,10 @@ from typer.testing import CliRunner
 from agentloop.cli.app import app
 from agentloop.core.catalog import CATALOG
 from agentloop.testing.fake_bedrock import FakeBedrock, calls, says
+from agentloop.testing.fake_snowflake import FakeSnowflake, forbids, over_budget
+from agentloop.testing.fake_snowflake import fails as cortex_fails
+from agentloop.testing.fake_snowflake import says as cortex_says
+from agentloop.testing.fake_snowflake.connections import OPTIONS
 
 CONFIG = {
     "system_prompt": "Be brief.",
@@ -218,6 +223,90 @@ def test_doctor_is_content_with_a_sound_setting(
     assert done.exit_code == 0, done.output
     assert "region us-east-1" in done.output
     assert "canary" not in done.output.lower()
+
+
+@pytest.fixture
+def snowflake(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSnowflake]:
+    """A loopback account, with the connector's options for it in a file."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with FakeSnowflake() as account:
+        options = {
+            **OPTIONS,
+            "port": account.port,
+            "session_parameters": {"CLIENT_TELEMETRY_ENABLED": False},
+            "enable_server_session_keep_alive_auto_detection": False,
+        }
+        desk.write("snowflake.json", options)
+        yield account
+
+
+def cortex(desk: Desk) -> list[str]:
+    """The flag that names the loopback account."""
+    return ["--backend", f"cortex:@{desk.folder / 'snowflake.json'}"]
+
+
+def test_run_speaks_to_cortex(desk: Desk, snowflake: FakeSnowflake) -> None:
+    """The connector logs in, and REST answers."""
+    snowflake.script(cortex_says("Hello from Cortex"))
+    config = {"defaults": {"model": "claude-sonnet-4-5"}}
+    file = desk.write("cortex.json", config)
+    done = desk.agentloop("run", file, "Hi", "--store", "memory:", *cortex(desk))
+    assert done.exit_code == 0, done.output
+    assert "Hello from Cortex" in done.output
+
+
+def test_data_planes_have_backends_of_their_own(
+    desk: Desk, snowflake: FakeSnowflake
+) -> None:
+    """One file names several; an unknown plane is refused before anything is spent."""
+    snowflake.script(cortex_says("from Cortex"))
+    plane = "0b8a3c5e-5a39-4d0a-9a60-2f8c0d0f3a11"
+    script = desk.write("one.json", [{"says": "from the script"}])
+    planes = {
+        "default": f"script:{script}",
+        "planes": {
+            plane: {
+                "kind": "cortex",
+                "connection": f"@{desk.folder / 'snowflake.json'}",
+            }
+        },
+    }
+    file = desk.write("backends.json", planes)
+
+    def say(data_plane: str | None) -> Any:
+        defaults = {"model": "claude-sonnet-4-5", "data_plane_id": data_plane}
+        config = desk.write("plane.json", {"defaults": defaults})
+        flags = ["--store", "memory:", "--backends", file]
+        return desk.agentloop("run", config, "Hi", *flags)
+
+    assert "from the script" in say(None).output
+    assert "from Cortex" in say(plane).output
+    unknown = say("11111111-1111-4111-8111-111111111111")
+    assert unknown.exit_code == 2
+    assert "no backend is registered for data_plane_id" in unknown.output
+
+
+CORTEX_FAULTS = {
+    "role": (forbids(), "SNOWFLAKE.CORTEX_USER"),
+    "model": (cortex_fails(400, 'unknown model "x"'), "check the model's name"),
+    "budget": (over_budget(), "budget is spent"),
+}
+
+
+@pytest.mark.parametrize("case", CORTEX_FAULTS)
+def test_doctor_examines_cortex(
+    desk: Desk, snowflake: FakeSnowflake, case: str
+) -> None:
+    """Role, region, model and budget are told in one line each, with a way out."""
+    fault, words = CORTEX_FAULTS[case]
+    sound = desk.agentloop("doctor", *cortex(desk))
+    assert sound.exit_code == 0, sound.output
+    assert "Snowflake lets" in sound.output
+    snowflake.script(fault)
+    asked = [*cortex(desk), "--model", "claude-sonnet-4-5"]
+    done = desk.agentloop("doctor", *asked)
+    assert done.exit_code == 1, done.output
+    assert words in done.output
 
 
 @pytest.mark.parametrize("command", ["demo", "run", "show", "messages", "doctor"])

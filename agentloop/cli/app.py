@@ -2,7 +2,7 @@
 
 import typer
 
-from agentloop.cli import demo, doctor, errors, run, serve, show
+from agentloop.cli import conformance, demo, doctor, errors, migrate, run, serve, show
 
 app = typer.Typer(
     name="agentloop",
@@ -19,3 +19,5 @@ app.command("errors")(errors.errors)
 app.command("doctor")(doctor.doctor)
 app.command("serve")(serve.serve)
 app.command("worker")(serve.worker)
+app.command("migrate")(migrate.migrate)
+app.add_typer(conformance.app, name="conformance")

@@ -15,11 +15,12 @@ from typing import Any, NoReturn
 import typer
 
 from agentloop.core.catalog import RequestError
-from agentloop.ports import Backend, MissingExtraError, Store, StoreUnavailableError
+from agentloop.ports import MissingExtraError, Store, StoreUnavailableError
 from agentloop.wire import Limits, WireError, parse
 
 STORE_HELP = "Where to keep things: a file, sqlite:///FILE, or memory:"
-BACKEND_HELP = "Which model: bedrock, or script:FILE"
+BACKEND_HELP = "Which model: bedrock, cortex[:CONNECTION], or script:FILE"
+BACKENDS_HELP = "A JSON file with a default backend and one for each data plane."
 
 
 def stop(problem: str) -> NoReturn:
@@ -58,23 +59,6 @@ def open_store(url: str) -> Iterator[Store]:
         yield store
     finally:
         store.close()
-
-
-def make_backend(name: str, endpoint_url: str | None, region: str | None) -> Backend:
-    """The backend a `--backend` value names."""
-    kind, _, file = name.partition(":")
-    if kind == "bedrock":
-        from agentloop.backends.bedrock import BedrockBackend
-
-        return BedrockBackend(endpoint_url=endpoint_url, region=region)
-    if kind == "script" and file:
-        from agentloop.testing.scripted import ScriptedBackend, script_from
-
-        try:
-            return ScriptedBackend(*script_from(read_json(file)))
-        except WireError as error:
-            stop(f"{file}: {error}")
-    stop(f"--backend {name!r} is unknown; use bedrock, or script:FILE")
 
 
 def read_json(file: str) -> Any:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from agentloop.cli import parts, render
+from agentloop.cli import backends, parts, render
 from agentloop.core.run import Run, Scope
 from agentloop.runtime.face import AgentLoop
 from agentloop.wire import WireError, parse, to_json
@@ -24,6 +24,9 @@ def run(
     message: Annotated[str, typer.Argument(help="What the user says.")],
     store: Annotated[str, typer.Option(help=parts.STORE_HELP)] = "agentloop.db",
     backend: Annotated[str, typer.Option(help=parts.BACKEND_HELP)] = "bedrock",
+    backends_file: Annotated[
+        str | None, typer.Option("--backends", help=parts.BACKENDS_HELP)
+    ] = None,
     endpoint_url: Annotated[
         str | None, typer.Option(help="Another address for the provider.")
     ] = None,
@@ -52,8 +55,13 @@ def run(
     scope = Scope(company, user)
     console = Console(stderr=json_only, quiet=json_only)
     with parts.plain_errors(), parts.open_store(store) as opened:
-        chosen = parts.make_backend(backend, endpoint_url, region)
-        with AgentLoop(chosen, opened, parts.load_tools(tools or [])) as loop:
+        chosen = backends.choose(backend, endpoint_url, region, backends_file)
+        with AgentLoop(
+            chosen.default,
+            opened,
+            parts.load_tools(tools or []),
+            backends=chosen.planes,
+        ) as loop:
             id_ = conversation or _create(loop, parts.read_json(config), scope)
             console.print(f"[dim]conversation {id_}[/]")
             ended = _drive(loop, id_, message, scope, console)

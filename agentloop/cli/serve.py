@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from agentloop.cli import parts
+from agentloop.cli import backends, parts
 from agentloop.core.run import Scope
 from agentloop.http.auth import Authenticate, fixed_tokens
 from agentloop.http.logs import configure_logging, log_run_event
@@ -23,6 +23,9 @@ from agentloop.runtime.face import AgentLoop
 
 StoreUrl = Annotated[str, typer.Option(help=parts.STORE_HELP)]
 BackendName = Annotated[str, typer.Option(help=parts.BACKEND_HELP)]
+BackendsFile = Annotated[
+    str | None, typer.Option("--backends", help=parts.BACKENDS_HELP)
+]
 EndpointUrl = Annotated[
     str | None, typer.Option(help="Another address for the provider.")
 ]
@@ -49,6 +52,7 @@ TOKEN_VARIABLE = "AGENTLOOP_TOKENS"  # noqa: S105 - the name of a variable, no s
 def serve(
     store: StoreUrl = "agentloop.db",
     backend: BackendName = "bedrock",
+    backends_file: BackendsFile = None,
     endpoint_url: EndpointUrl = None,
     region: Region = None,
     host: Annotated[str, typer.Option(help="Listen on this address.")] = "127.0.0.1",
@@ -100,10 +104,12 @@ def serve(
         )
         with ExitStack() as stack:
             opened = stack.enter_context(parts.open_store(store))
+            chosen = backends.choose(backend, endpoint_url, region, backends_file)
             loop = AgentLoop(
-                parts.make_backend(backend, endpoint_url, region),
+                chosen.default,
                 opened,
                 parts.load_tools(tools or []),
+                backends=chosen.planes,
                 mcp=directory(allow_private_mcp),
                 observer=log_run_event,
                 lease=lease,
@@ -123,6 +129,7 @@ def serve(
 def worker(
     store: StoreUrl = "agentloop.db",
     backend: BackendName = "bedrock",
+    backends_file: BackendsFile = None,
     endpoint_url: EndpointUrl = None,
     region: Region = None,
     tools: ToolSpecs = None,
@@ -135,11 +142,13 @@ def worker(
     with parts.plain_errors(), ExitStack() as stack:
         configure_logging(json=json_logs)
         opened = stack.enter_context(parts.open_store(store))
+        chosen = backends.choose(backend, endpoint_url, region, backends_file)
         loop = stack.enter_context(
             AgentLoop(
-                parts.make_backend(backend, endpoint_url, region),
+                chosen.default,
                 opened,
                 parts.load_tools(tools or []),
+                backends=chosen.planes,
                 mcp=directory(allow_private_mcp),
                 observer=log_run_event,
                 lease=lease,

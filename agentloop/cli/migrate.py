@@ -1,0 +1,44 @@
+"""`agentloop migrate`: bring a store's schema to this release's version."""
+
+from typing import Annotated
+
+import typer
+
+from agentloop.cli import parts
+from agentloop.ports import MissingExtraError, StoreUnavailableError
+from agentloop.stores.versions import SchemaVersionError
+
+HELP = "What to migrate: postgresql://USER@HOST/DATABASE, or a SQLite file"
+
+
+def migrate(
+    store: Annotated[
+        str, typer.Option(help=HELP, envvar="AGENTLOOP_STORE", show_envvar=True)
+    ],
+    schema: Annotated[
+        str, typer.Option(help="The Postgres schema that holds the tables.")
+    ] = "agentloop",
+) -> None:
+    """Make missing tables, and bring older ones forward. May be repeated."""
+    try:
+        told = _migrated(store, schema)
+    except (
+        SchemaVersionError,
+        StoreUnavailableError,
+        MissingExtraError,
+        ValueError,
+    ) as error:
+        parts.stop(str(error))
+    typer.echo(told)
+
+
+def _migrated(store: str, schema: str) -> str:
+    if not store.startswith(("postgresql://", "postgres://")):
+        with parts.open_store(store) as opened:  # a file is migrated when it is opened
+            opened.ping()
+        return "the store is at this release's schema version"
+    from agentloop.stores.postgres import PostgresStore
+
+    with PostgresStore(store, schema=schema, max_size=1) as postgres:
+        before = postgres.migrate()
+    return f"schema {schema}: was at version {before}, is at this release's now"
