@@ -114,7 +114,8 @@ def plot(path: Path, curves: Curves) -> None:
             side.plot(*_line(points), linestyle="--", alpha=0.6, label=label)
         side.set(xscale="log", yscale="log", xlabel="model calls in one run")
         side.grid(visible=True, which="both", alpha=0.2)
-        side.legend(fontsize=8)
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.1), "ncol": 3}
+        side.legend(fontsize=8, **below)
     left.set(title="in process", ylabel="CPU per turn, microseconds")
     right.set(title="over boto3 and HTTP on loopback")
     figure.tight_layout()

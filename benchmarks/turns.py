@@ -27,23 +27,17 @@ def per_turn(
 
 def in_process(turns: int) -> dict[str, Prepare]:
     """The cases without a network."""
-    bench = Bench(turns)
+    bench, loop = Bench(turns), Bench(turns).loop()
     return {
         "bare loop": lambda: partial(bare.loop, turns),
         "no checkpoint": lambda: partial(drive_to_end, bench.desk(kept=False)),
         "memory": lambda: partial(drive_to_end, bench.desk(kept=True)),
-        "face": lambda: partial(face_run, turns),
+        "face": lambda: partial(converse, loop, turns, "lean"),
     }
 
 
-def face_run(turns: int) -> None:
-    """A whole conversation by the public face: created, started, driven, returned."""
-    with Bench(turns).loop() as loop:
-        converse(loop, turns, "lean")
-
-
 def converse(loop: AgentLoop, turns: int, model: str) -> None:
-    """One run on a fresh conversation."""
+    """A conversation by the public face: created, a run started, driven, returned."""
     defaults: dict[str, Any] = {
         "model": model,
         "max_iterations": turns,
