@@ -22,7 +22,7 @@ from agentloop.ports import (
 )
 from agentloop.stores.clock import MachineClock, instant, moment
 from agentloop.stores.postgres import PostgresStore
-from agentloop.stores.postgres_pool import Session, Transactions
+from agentloop.stores.postgres_pool import Direct, Session, Transactions
 from agentloop.stores.postgres_schema import MIGRATIONS, migrate
 from agentloop.stores.versions import SchemaVersionError
 from tests import postgres_server as server
@@ -169,6 +169,13 @@ def test_the_servers_clock_is_the_default(bench: Bench) -> None:
     assert 59 < claim.seconds_left <= 60
     assert bench.claim(run.id).lease.token > claim.lease.token
     assert bench.claim(run.id) is None
+
+
+def test_no_repr_shows_a_password(bench: Bench) -> None:
+    """Neither a store nor what it is made of shows its address."""
+    store = PostgresStore("postgresql://me:hunter2@127.0.0.1:1/x")
+    shown = [store, store._transactions, store._transactions._own, Direct("hunter2")]
+    assert not [each for each in shown if "hunter2" in repr(each)]
 
 
 # ---------------------------------------------------------------- migrations

@@ -38,7 +38,8 @@ def _migrated(store: str, schema: str) -> str:
             opened.ping()
         return "the store is at this release's schema version"
     from agentloop.stores.postgres import PostgresStore
+    from agentloop.stores.postgres_pool import Direct
 
-    with PostgresStore(store, schema=schema, max_size=1) as postgres:
+    with PostgresStore(Direct(store), schema=schema) as postgres:
         before = postgres.migrate()
     return f"schema {schema}: was at version {before}, is at this release's now"

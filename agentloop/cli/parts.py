@@ -18,7 +18,9 @@ from agentloop.core.catalog import RequestError
 from agentloop.ports import MissingExtraError, Store, StoreUnavailableError
 from agentloop.wire import Limits, WireError, parse
 
-STORE_HELP = "Where to keep things: a file, sqlite:///FILE, or memory:"
+STORE_HELP = (
+    "Where to keep things: a file, sqlite:///FILE, postgresql://..., or memory:"
+)
 BACKEND_HELP = "Which model: bedrock, cortex[:CONNECTION], or script:FILE"
 BACKENDS_HELP = "A JSON file with a default backend and one for each data plane."
 
@@ -46,11 +48,19 @@ def open_store(url: str) -> Iterator[Store]:
 
         yield MemoryStore()
         return
+    scheme, mark, rest = url.partition("://")
+    if mark and scheme in {"postgresql", "postgres"}:
+        from agentloop.stores.postgres import PostgresStore
+
+        with PostgresStore(url) as postgres:
+            yield postgres
+        return
     from agentloop.stores.sqlite import SQLiteStore
 
-    scheme, mark, rest = url.partition("://")
     if mark and scheme != "sqlite":
-        stop(f"--store {url!r} has an unknown scheme; use a file or sqlite:///FILE")
+        stop(
+            f"--store {url!r} has an unknown scheme; use a file, sqlite:///FILE or postgresql://"
+        )
     path = (rest.removeprefix("/") or ":") if mark else url
     if not Path(path).expanduser().resolve().parent.is_dir():
         stop(f"--store {url!r}: there is no folder {Path(path).parent}")

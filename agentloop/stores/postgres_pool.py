@@ -301,6 +301,22 @@ class _OwnPool:
                 self._made.close()
 
 
+@frozen
+class Direct:
+    """A pool that keeps nothing: each use connects, and fails at once if it cannot.
+
+    For commands, which do one thing and end.
+    """
+
+    conninfo: str = field(repr=False)
+
+    def connection(self) -> AbstractContextManager["Connection[Any]"]:
+        """Connect; the connection is closed when it is given back."""
+        _parsed(self.conninfo)
+        made: Connection[Any] = require("psycopg", "postgres").connect(self.conninfo)
+        return made
+
+
 def _parsed(conninfo: str) -> Mapping[str, Any]:
     """Refuse a conninfo that cannot be read, without repeating its password."""
     psycopg = require("psycopg", "postgres")
