@@ -206,6 +206,35 @@ def test_reasoning_in_other_forms() -> None:
     )
 
 
+def test_parts_and_calls_of_other_kinds() -> None:
+    """Texts in parts are texts; calls that are no function's are kept as they are."""
+    custom = {"id": "t", "type": "custom", "custom": {"name": "x"}}
+    message = {"content": [{"type": "text", "text": "a"}], "tool_calls": [custom]}
+    reply = understood(decode_chat({"choices": [{"message": message}]}, str))
+    assert reply.message.content == (Text("a"), Opaque("cortex", custom))
+
+
+def test_citations_in_a_stream() -> None:
+    """Citations of a stream are put together in the response."""
+    block = {"type": "text", "text": ""}
+    deltas = [
+        {"type": "text_delta", "text": "a"},
+        {"type": "citations_delta", "citation": {"x": 1}},
+        {"type": "citations_delta", "citation": {"x": 2}},
+    ]
+    sent = [
+        {"type": "message_start", "message": {"role": "assistant"}},
+        {"type": "content_block_start", "index": 0, "content_block": block},
+        *({"type": "content_block_delta", "index": 0, "delta": d} for d in deltas),
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}},
+        {"type": "message_stop"},
+    ]
+    raw = "".join(f"data: {json.dumps(event)}\n\n" for event in sent).encode()
+    found, _ = assembled("messages", [raw])
+    cited = {"type": "text", "text": "a", "citations": [{"x": 1}, {"x": 2}]}
+    assert found["content"] == [cited]
+
+
 def test_changed_reasoning_loses_its_signature() -> None:
     """A text that had to change is no longer what its signature covers."""
     block = {"type": "thinking", "thinking": "\x00", "signature": "s"}
@@ -262,6 +291,8 @@ MALFORMED = {
             ]
         },
         {"choices": [{"message": {"content": [{"text": "a"}]}}]},
+        {"choices": [{"message": {"tool_calls": [1.5]}}]},
+        {"choices": [{"message": {"reasoning_details": [[]]}}]},
     ],
 }
 

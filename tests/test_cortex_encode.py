@@ -221,8 +221,8 @@ def test_turns_are_encoded_once(wire: Any, given_: Any, log: Any) -> None:
     dialect, name, emulated = wire
     to = model(dialect, name, emulated=emulated)
     grown = Conversation(given_, to)
-    for length in range(len(log) + 1):
-        if length == 0 or log[length - 1].role != "assistant":
+    for length in range(1, len(log) + 1):
+        if log[length - 1].role != "assistant":  # nobody is asked to go on from there
             command = infer(*log[:length])
             fresh = Conversation(given_, to).request(command, streamed=False)
             assert grown.request(command, streamed=False) == fresh
@@ -326,6 +326,34 @@ def test_user_blocks(case: str) -> None:
     assert body["messages"][0]["content"] == [claude]
     body, _ = body_of(message, to=model("chat"), given=setup("chat", **QUIET))
     assert body["messages"][0]["content"] == chat
+
+
+@pytest.mark.parametrize("dialect", ["messages", "chat", "sql"])
+def test_strangers(dialect: str) -> None:
+    """A block that cannot stand in a turn is left out, and the note says whose."""
+    log = [
+        user("a", use("t1"), THOUGHT),
+        said("b", Image("png", PNG), Json(1), Opaque("x", {"type": "y"})),
+        user("c"),
+    ]
+    body, notes = body_of(*log, to=model(dialect), given=setup(dialect, **QUIET))
+    assert {
+        "a tooluse of the user's was left out",
+        "a reasoning of the user's was left out",
+        "a image of the assistant's was left out",
+        "a json of the assistant's was left out",
+        "a block of kind 'y' from 'x' of the assistant's was left out",
+    } <= set(notes)
+    assert violations(dialect, body) is None
+
+
+def test_media_in_results_where_they_are_not_taken() -> None:
+    """A model that takes no media in results is told of them in words."""
+    to = evolve(model(), can=evolve(model().can, result_media=False))
+    pictured = evolve(result(), content=(Image("png", PNG),))
+    body, _ = body_of(user("a"), said(use("t1")), results(pictured), to=to)
+    told = {"type": "text", "text": "(image of format png left out)"}
+    assert body["messages"][-1]["content"][0]["content"] == [told]
 
 
 RESULTS: dict[str, tuple[Any, Any, str]] = {
@@ -524,6 +552,15 @@ def test_tool_choice(choice: Any, claude: Any, chat: Any) -> None:
     assert body.get("tool_choice") == chat
 
 
+@pytest.mark.parametrize("dialect", ["messages", "chat", "sql"])
+def test_choice_that_cannot_be_forced(dialect: str) -> None:
+    """A choice beyond the model is left to it and noted; `check` refuses it first."""
+    to = evolve(model(dialect), can=Capabilities(family="own", tools=True))
+    body, notes = body_of(user("hi"), to=to, choice=AnyTool())
+    assert "tool_choice" not in body
+    assert "the tool choice was left to the model" in notes
+
+
 def test_placeholders_for_tools_that_are_gone() -> None:
     """A history with calls offers placeholders to Claude when nothing is on offer."""
     log = user("a"), said(use("t1")), results(result("t1"))
@@ -706,6 +743,14 @@ ELSEWHERE = {
         {**SCHEMA, "properties": {"n": {"$defs": {"a": {"type": "null"}}}}},
     ),
     "no schema": ("messages", CLAUDE, {**SCHEMA, "properties": {"n": 1}}),
+    "recursion by a detour": (
+        "messages",
+        CLAUDE,
+        {
+            **SCHEMA,
+            "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}},
+        },
+    ),
 }
 
 
@@ -754,6 +799,22 @@ TOOL_SCHEMAS: list[tuple[Any, dict[str, Any], bool]] = [
     (
         {"$ref": "#/$defs/a", "$defs": {"a": SCHEMA}},
         {**SCHEMA, "$defs": {"a": SCHEMA}},
+        True,
+    ),
+    (None, {"type": "object", "properties": {}}, True),
+    (
+        {"type": "object", "properties": {"n": {"const": float("nan")}}},
+        {"type": "object", "properties": {}},
+        True,
+    ),
+    (
+        {"$ref": "#/$defs/gone", "type": "object", "properties": {}},
+        {"$ref": "#/$defs/gone", "type": "object", "properties": {}},
+        False,
+    ),
+    (
+        {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}},
+        {"$defs": {"a": {"$ref": "#/$defs/a"}}, "type": "object", "properties": {}},
         True,
     ),
     (

@@ -344,6 +344,40 @@ def test_an_unreachable_host() -> None:
     backend.close()
 
 
+def test_a_reply_beyond_all_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reply larger than any real one is given up."""
+    monkeypatch.setattr("agentloop.backends.cortex.http.MOST_BYTES", 1000)
+    with FakeSnowflake(raw_body(b" " * 2000)) as sf:
+        failure = failed(asked(sf)).failure
+    assert failure.kind == "provider"
+    assert "more than 1000 bytes" in failure.message
+
+
+@DIALECTS
+def test_a_stream_that_goes_on_after_its_end(dialect: str) -> None:
+    """What follows the last event is not waited for; the connection is not kept."""
+    last = "data: [DONE]" if dialect == "chat" else 'data: {"type":"message_stop"}'
+    long = raw_body(long_tail(dialect, last), content_type="text/event-stream")
+    with FakeSnowflake(long, SAID) as sf, opened(sf, dialect) as backend:
+        session = backend.session(setup(dialect))
+        event = replied(session.infer(ASKED, JOB, lambda _: None))
+        assert event.message.content == (Text("a"),)
+        replied(session.infer(ASKED, JOB, lambda _: None))
+
+
+def long_tail(dialect: str, last: str) -> bytes:
+    """A whole stream, and much more after it."""
+    if dialect == "chat":
+        chunk = {"id": "c", "choices": [{"delta": {"content": "a"}}]}
+        head = f"data: {json.dumps(chunk)}"
+    else:
+        block = {"type": "text", "text": "a"}
+        started = {"type": "message_start", "message": {"role": "assistant"}}
+        opened_ = {"type": "content_block_start", "index": 0, "content_block": block}
+        head = f"data: {json.dumps(started)}\n\ndata: {json.dumps(opened_)}"
+    return f"{head}\n\n{last}\n\n".encode() + b": more\n" * 50_000
+
+
 # ---------------------------------------------------------------- time
 
 
@@ -621,6 +655,18 @@ def test_the_environments_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         backend.close()
     assert seen[0]["host"] == "acme.example"
     assert seen[0]["proxy-authorization"] == "Basic bWU6c0BmZQ=="
+
+
+def test_a_proxy_without_a_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy that is named by host and port alone is one for HTTP."""
+    with FakeSnowflake(SAID) as sf:
+        monkeypatch.setenv("http_proxy", f"127.0.0.1:{sf.port}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        backend = CortexBackend(
+            auth=lambda: ("http://acme.example", {"Authorization": "Bearer x"})
+        )
+        replied(backend.session(setup()).infer(ASKED, JOB, None))
+        backend.close()
 
 
 def test_hosts_that_need_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -529,6 +529,15 @@ def test_taught_rows_of_another_shape() -> None:
             failed(asked(sf, "sql"))
 
 
+def test_a_row_that_is_no_json() -> None:
+    """A row that cannot be read is malformed output, and kept for whoever looks."""
+    with FakeSnowflake() as sf:
+        sf.on_sql("cortex.complete", Rows(("C",), (("half a {",),)))
+        found = asked(sf, "sql")
+    assert failed(found).failure.kind == "malformed_output"
+    assert found.report.response == '"half a {"'
+
+
 def test_the_model_is_the_hosts_choice() -> None:
     """Over SQL every family can be asked, under Cortex' own name for it."""
     with FakeSnowflake(SAID) as sf:

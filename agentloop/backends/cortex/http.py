@@ -8,6 +8,7 @@ followed: they would carry the token elsewhere.
 This room knows no credentials and no JSON.
 """
 
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from time import monotonic
@@ -17,6 +18,9 @@ from urllib.parse import unquote, urlsplit
 from agentloop.ports import require
 
 CONNECT_TIMEOUT: Final = 10.0
+SLOWEST: Final = 64 * 1024
+"""Bytes per second that an uplink must manage: sending counts as connecting."""
+
 READ_TIMEOUT: Final = 900.0
 """Seconds of silence that end an attempt nobody set a time-out for."""
 
@@ -106,9 +110,9 @@ class Incoming:
 
     def _wait_at_most(self, seconds: float) -> None:
         """Set how long the next read may be silent, where the socket is in reach."""
-        socket = getattr(self._response.connection, "sock", None)
-        if socket is not None:
-            socket.settimeout(seconds)
+        reached = getattr(self._response.connection, "sock", None)
+        if reached is not None:
+            reached.settimeout(seconds)
 
 
 class Http:
@@ -135,7 +139,7 @@ class Http:
             Exception: what urllib3 raises; `errors` knows its classes.
         """
         timeout = require("urllib3", "cortex").Timeout(
-            connect=deadline.within(CONNECT_TIMEOUT),
+            connect=deadline.within(CONNECT_TIMEOUT + len(body) / SLOWEST),
             read=deadline.within(READ_TIMEOUT),
         )
         response = self._manager(url).request(
@@ -179,15 +183,18 @@ def _built(url: str, size: int) -> Any:
     from urllib.request import getproxies, proxy_bypass  # loads ssl: not before use
 
     urllib3 = require("urllib3", "cortex")
+    sockets = urllib3.connection.HTTPConnection.default_socket_options
+    # Gateways drop connections that are silent while a model thinks.
+    alive = (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    common = {"maxsize": size, "socket_options": [*sockets, alive]}
     parts = urlsplit(url)
     proxy = getproxies().get(parts.scheme)
     if not proxy or proxy_bypass(parts.hostname or ""):
-        return urllib3.PoolManager(maxsize=size)
+        return urllib3.PoolManager(**common)
     if "://" not in proxy:
         proxy = f"http://{proxy}"
-    return urllib3.ProxyManager(
-        proxy, maxsize=size, proxy_headers=_proxy_headers(urllib3, proxy)
-    )
+    headers = _proxy_headers(urllib3, proxy)
+    return urllib3.ProxyManager(proxy, proxy_headers=headers, **common)
 
 
 def _proxy_headers(urllib3: Any, proxy: str) -> dict[str, str] | None:
