@@ -6,7 +6,7 @@ from importlib.metadata import version
 from typing import Any
 
 from agentloop.core.catalog import BY_SLUG
-from agentloop.core.run import RunEvent
+from agentloop.core.run import EventKind, RunEvent
 from agentloop.http import problems, streams
 from agentloop.http.operations import (
     COMMON,
@@ -33,7 +33,6 @@ def document(docs_base: str) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = defaultdict(dict)
     for operation in OPERATIONS:
         paths[operation.path][operation.method.lower()] = _operation(operation, schemas)
-    schemas.of(RunEvent)
     schemas.components["Problem"] = _problem(docs_base)
     return {
         "openapi": "3.1.0",
@@ -112,7 +111,7 @@ def _success(success: Success, schemas: Schemas) -> dict[str, Any]:
         case None:
             return described
         case streams.EventStream:
-            media, schema = streams.MEDIA_TYPE, {"type": "string"}
+            media, schema = streams.MEDIA_TYPE, _frame(schemas)
         case Listing(member, item):
             items = {"type": "array", "items": schemas.of(item)}
             media, schema = "application/json", _only(member, items)
@@ -120,6 +119,24 @@ def _success(success: Success, schemas: Schemas) -> dict[str, Any]:
             media, schema = "application/json", schemas.of(type_)
     described["content"] = {media: {"schema": schema}}
     return described
+
+
+def _frame(schemas: Schemas) -> Schema:
+    """One event of a stream; text deltas have no id, because they are not kept."""
+    return {
+        "type": "object",
+        "properties": {
+            "id": {"type": "string", "pattern": "^[0-9]+$"},
+            "event": schemas.of(EventKind),
+            "data": {
+                "type": "string",
+                "contentMediaType": "application/json",
+                "contentSchema": schemas.of(RunEvent),
+            },
+        },
+        "required": ["event", "data"],
+        "additionalProperties": False,
+    }
 
 
 def _only(member: str, schema: Schema) -> Schema:

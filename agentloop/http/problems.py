@@ -21,7 +21,7 @@ MEDIA_TYPE: Final = "application/problem+json"
 MAX_DETAIL: Final = 4096
 """Characters of a detail; a caller's own megabytes are not sent back."""
 WAITING: Final = frozenset({429, 503})
-_URI_CHARACTERS: Final = "/:@!$&'()*+,;=~-._%"
+_URI_CHARACTERS: Final = "/:@!$&'()*+,;=~-._"
 
 
 @frozen
