@@ -531,6 +531,7 @@ def test_what_is_closed_takes_no_more_work() -> None:
         portal.run(asyncio.Event().wait, None)
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_the_wait_for_a_thread(gate: threading.Event) -> None:
     """Ctrl-C reaches the caller at once, and the function is counted as lost."""
     here = threading.get_ident()

@@ -454,14 +454,6 @@ def test_an_interrupted_leader_leaves_the_store_usable(
     assert bench.store.run_messages(driven.run_id) == ('"a"',)
 
 
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Ctrl-C raises, also where the suite runs in the background and ignores it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_waiter_is_not_waited_for(bench: Bench) -> None:
     """Ctrl-C while waiting withdraws the work, and the queue moves on."""
