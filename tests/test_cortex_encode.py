@@ -8,9 +8,10 @@ from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentloop.backends.common.names import Names
 from agentloop.backends.cortex import CachePoints, Capabilities, ModelOptions, Thinking
 from agentloop.backends.cortex.codec.encode import Conversation
-from agentloop.backends.cortex.codec.names import LEGAL, Names
+from agentloop.backends.cortex.codec.names import LEGAL
 from agentloop.core.config import AnyTool, Auto, SpecificTool, ToolSpec
 from agentloop.core.content import Document, Image, Json, Opaque, Reasoning
 from agentloop.core.phases import Infer, Log
@@ -451,7 +452,7 @@ def test_illegal_names_are_mapped_and_read_back(dialect: str) -> None:
     assert violations(dialect, body) is None
     text = json.dumps(body)
     assert bad not in text
-    wire = Names().out(bad)
+    wire = Names(LEGAL).out(bad)
     assert wire in text
     assert conversation.tool_name(wire) == bad
     assert len(conversation.take_notes()) == 2
@@ -460,7 +461,7 @@ def test_illegal_names_are_mapped_and_read_back(dialect: str) -> None:
 @given(st.text(), st.text())
 def test_names_stay_apart(one: str, other: str) -> None:
     """Mapped names are legal, and two names never share one."""
-    names = Names()
+    names = Names(LEGAL)
     assert LEGAL.fullmatch(names.out(one))
     assert names.back(names.out(one)) == one
     assert (names.out(one) == names.out(other)) is (one == other)

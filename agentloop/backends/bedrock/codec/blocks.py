@@ -6,13 +6,13 @@ botocore writes. This room knows single blocks, not their order in a turn.
 """
 
 import re
-from base64 import b64decode, b64encode
-from binascii import Error
+from base64 import b64decode
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeAlias, assert_never
 
 from agentloop.backends.bedrock.capabilities import Capabilities
 from agentloop.backends.bedrock.codec.names import TOOL_USE_ID, Names
+from agentloop.backends.common.media import canonical
 from agentloop.core.content import (
     Block,
     Content,
@@ -309,15 +309,6 @@ class Blocks:
         """A text in the place of something that Bedrock would refuse."""
         self.note(f"left out: {what}")
         return {"text": f"({what} left out)"}
-
-
-def canonical(data: str) -> str | None:
-    """Base64 as botocore writes it; None for none at all or what is no base64."""
-    try:
-        raw = b64decode(data, validate=True)
-    except (Error, ValueError):
-        return None
-    return b64encode(raw).decode("ascii") if raw else None
 
 
 def blobs_to_bytes(value: Any, key: str = "") -> Any:

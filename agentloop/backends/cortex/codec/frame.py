@@ -9,8 +9,10 @@ from typing import Any, Final, Protocol
 
 from attrs import frozen
 
-from agentloop.backends.cortex.codec.names import Names
-from agentloop.backends.cortex.codec.schemas import native, tool_schema
+from agentloop.backends.common.names import Names
+from agentloop.backends.common.tool_schemas import tool_schema
+from agentloop.backends.cortex.codec.names import LEGAL
+from agentloop.backends.cortex.codec.schemas import native
 from agentloop.backends.cortex.codec.turns import Writer
 from agentloop.backends.cortex.codec.wording import AS_JSON, GONE, Notes, Wording
 from agentloop.backends.cortex.options import Model
@@ -77,7 +79,7 @@ class Frame:
         self.model = model
         self.notes = Notes()
         self.tools = self._tools()
-        self.names = Names([tool.name for tool in self.tools])
+        self.names = Names(LEGAL, [tool.name for tool in self.tools])
         self.schema = self._schema()
         self.system = "\n\n".join(self._system_texts()) or None
 
@@ -105,7 +107,9 @@ class Frame:
         return ()
 
     def _tool(self, spec: ToolSpec) -> Tool:
-        schema, changes = tool_schema(self._plain(spec.input_schema))
+        found, changes = tool_schema(self._plain(spec.input_schema))
+        # OpenAI's models refuse an object that tells nothing of its properties.
+        schema = {**found, "properties": found.get("properties", {})}
         for change in changes:
             self.notes.add(f"the schema of tool '{spec.name}': {change}")
         strict = self._strict(spec, schema) if spec.strict else None

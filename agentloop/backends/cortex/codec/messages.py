@@ -7,13 +7,13 @@ room writes turns and bodies; it reads no replies.
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, TypeAlias, assert_never
 
+from agentloop.backends.common.media import canonical
 from agentloop.backends.cortex.codec.frame import Frame, Moment, Tool
 from agentloop.backends.cortex.codec.wording import (
     NO_OUTPUT,
     NOTHING,
     PROVIDER,
     Wording,
-    canonical,
 )
 from agentloop.core.config import AnyTool, Auto, SpecificTool, ToolChoice
 from agentloop.core.content import (

@@ -1,46 +1,6 @@
-"""Tool names and call ids that Cortex would refuse, and their way back.
-
-A model makes up names, and another provider's ids look different; both stay verbatim
-in what we store. On the wire they get permitted characters and a checksum of the
-original, so that the same text always becomes the same name and no two share one.
-When the model repeats such a name, it is read back.
-"""
+"""What every wire of Cortex takes as names of tools and as ids of calls."""
 
 import re
-from collections.abc import Collection
-from hashlib import sha256
 from typing import Final
 
 LEGAL: Final = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-"""What tool names and call ids must look like on every wire of Cortex."""
-
-_STRANGE: Final = re.compile(r"[^a-zA-Z0-9_-]")
-_KEPT: Final = 48
-_CHECK: Final = 12
-
-
-class Names:
-    """One space of names; remembers only those that had to be changed.
-
-    `offered` are the names the model is really given: they mean themselves.
-    """
-
-    def __init__(self, offered: Collection[str] = ()) -> None:
-        self._offered = frozenset(offered)
-        self._out: dict[str, str] = {}
-        self._back: dict[str, str] = {}
-
-    def out(self, name: str) -> str:
-        """The name as Cortex takes it."""
-        if LEGAL.fullmatch(name):
-            return name
-        wire = self._out.get(name)
-        if wire is None:
-            check = sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:_CHECK]
-            wire = f"{_STRANGE.sub('_', name)[:_KEPT]}_{check}"
-            self._out[name], self._back[wire] = wire, name
-        return wire
-
-    def back(self, wire: str) -> str:
-        """The name that a name from the wire stands for."""
-        return wire if wire in self._offered else self._back.get(wire, wire)

@@ -1,93 +1,16 @@
-"""JSON Schemas as Cortex takes them: of tools, and of the final answer.
+"""JSON Schemas of final answers as Cortex takes them.
 
-A tool's schema must be an object at the top, without a choice between shapes; what
-differs is rewritten and reported, the rest goes out verbatim. The arguments are
-checked against the original elsewhere, so a looser schema loses nothing. A schema for
-native structured output must keep to what the "COMPLETE structured outputs" page and,
-for Claude, Bedrock's "Structured output" page allow; `native` says whether it does.
+A schema for native structured output must keep to what the "COMPLETE structured
+outputs" page and, for Claude, Bedrock's "Structured output" page allow; `native` says
+whether it does.
 """
 
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from agentloop.backends.common.tool_schemas import mapping, members, names_in
 from agentloop.core.content import JsonObject
-
-_COMPOSITIONS: Final = ("allOf", "anyOf", "oneOf")
-_DEPTH: Final = 8  # references followed at the top of a schema
-
-
-# ---------------------------------------------------------------- tools
-
-
-def tool_schema(schema: Any) -> tuple[dict[str, Any], list[str]]:
-    """A tool's input schema as Cortex takes it, and what was changed."""
-    if not isinstance(schema, Mapping):
-        return {"type": "object", "properties": {}}, ["it was no object"]
-    changes: list[str] = []
-    fixed = _flattened(schema, changes)
-    if fixed.get("type") != "object":
-        changes.append("its top level became an object")
-        fixed = {**fixed, "type": "object"}
-    if not isinstance(fixed.setdefault("properties", {}), Mapping):
-        changes.append("its properties were no object")
-        fixed["properties"] = {}
-    if not isinstance(fixed.get("required", []), list | tuple):
-        changes.append("its required was no list")
-        del fixed["required"]
-    return fixed, changes
-
-
-def _flattened(schema: JsonObject, changes: list[str]) -> dict[str, Any]:
-    """The schema without a reference or a composition at its top."""
-    top = _resolved(schema, schema)
-    if top is not schema:
-        changes.append("the reference at its top was followed")
-    flat = {k: v for k, v in top.items() if k not in _COMPOSITIONS}
-    for word in _COMPOSITIONS:
-        if word in top:
-            changes.append(f"{word} at its top was merged")
-            branches = [_resolved(b, schema) for b in _objects(top[word])]
-            _join(flat, branches, every=word == "allOf")
-    if "$defs" in schema:
-        flat.setdefault("$defs", schema["$defs"])
-    return flat
-
-
-def _resolved(part: JsonObject, root: JsonObject) -> JsonObject:
-    for _ in range(_DEPTH):
-        reference = part.get("$ref")
-        if not isinstance(reference, str) or not reference.startswith("#/"):
-            return part
-        target = _target(root, reference)
-        if target is None:
-            return part
-        part = target
-    return {}
-
-
-def _target(root: JsonObject, reference: str) -> JsonObject | None:
-    found: Any = root
-    for step in reference.removeprefix("#/").split("/"):
-        name = step.replace("~1", "/").replace("~0", "~")
-        found = found.get(name) if isinstance(found, Mapping) else None
-    return found if isinstance(found, Mapping) else None
-
-
-def _join(flat: dict[str, Any], branches: list[JsonObject], *, every: bool) -> None:
-    """Join branches: what all of them ask for, or what any of them allows."""
-    properties = dict(_mapping(flat.get("properties")))
-    for branch in branches:
-        properties = {**_mapping(branch.get("properties")), **properties}
-    wanted = [_names(branch.get("required")) for branch in branches] or [set()]
-    merged = set.union(*wanted) if every else set.intersection(*wanted)
-    required = _names(flat.get("required")) | merged
-    flat["properties"] = properties
-    if required:
-        flat["required"] = [name for name in properties if name in required]
-
-
-# ---------------------------------------------------------------- native output
 
 _UNSUPPORTED: Final = frozenset(
     {
@@ -146,7 +69,7 @@ def native(
 
 
 def _faults(schema: JsonObject, *, closed: bool) -> Iterator[str]:
-    definitions = _mapping(schema.get("$defs"))
+    definitions = mapping(schema.get("$defs"))
     graph: dict[str, set[str]] = {}
     for name, root in {"": schema, **definitions}.items():
         nodes = list(_nodes(root))
@@ -179,15 +102,15 @@ def _nodes(root: Any) -> Iterator[JsonObject]:
             yield {"not": "a schema that is no object"}
             continue
         yield node
-        todo.extend(_mapping(node.get("properties")).values())
+        todo.extend(mapping(node.get("properties")).values())
         for word in _LISTED:
-            todo.extend(_members(node.get(word)))
+            todo.extend(members(node.get(word)))
         todo.extend(node[w] for w in ("items",) if w in node)
 
 
 def _node_faults(node: JsonObject, *, closed: bool) -> Iterator[str]:
     yield from (f"'{word}'" for word in node if word in _UNSUPPORTED)
-    properties = _mapping(node.get("properties"))
+    properties = mapping(node.get("properties"))
     for name in properties:
         if not _PROPERTY.fullmatch(name):
             yield f"the property name '{name[:80]}'"
@@ -196,7 +119,7 @@ def _node_faults(node: JsonObject, *, closed: bool) -> Iterator[str]:
     is_map = not properties and "additionalProperties" not in node
     if is_map or node.get("additionalProperties", False) is not False:
         yield "an object with names of its own choosing"
-    if closed and (free := sorted(properties.keys() - _names(node.get("required")))):
+    if closed and (free := sorted(properties.keys() - names_in(node.get("required")))):
         yield f"the optional property '{free[0]}'"
 
 
@@ -227,31 +150,12 @@ def _shut(part: Any) -> Any:
 
 def _shut_value(word: str, value: Any) -> Any:
     if word in {"properties", "$defs"}:
-        return {name: _shut(inner) for name, inner in _mapping(value).items()}
+        return {name: _shut(inner) for name, inner in mapping(value).items()}
     if word in _LISTED:
-        return [_shut(inner) for inner in _members(value)]
+        return [_shut(inner) for inner in members(value)]
     return _shut(value) if word == "items" else value
-
-
-# ---------------------------------------------------------------- small readers
 
 
 def _is_object(node: JsonObject) -> bool:
     kind = node.get("type")
-    return kind == "object" or "properties" in node or "object" in _members(kind)
-
-
-def _members(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else []
-
-
-def _objects(value: Any) -> list[JsonObject]:
-    return [member for member in _members(value) if isinstance(member, Mapping)]
-
-
-def _mapping(value: Any) -> JsonObject:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _names(value: Any) -> set[str]:
-    return {name for name in _members(value) if isinstance(name, str)}
+    return kind == "object" or "properties" in node or "object" in members(kind)

@@ -6,12 +6,13 @@ out, and a note says so; the stored block stays as it is.
 """
 
 import re
-from base64 import b64decode, b64encode
-from binascii import Error
+from base64 import b64decode
 from typing import Any, Final
 
+from agentloop.backends.common.media import canonical
+from agentloop.backends.common.names import Names
 from agentloop.backends.cortex.capabilities import Capabilities
-from agentloop.backends.cortex.codec.names import Names
+from agentloop.backends.cortex.codec.names import LEGAL
 from agentloop.core.content import Block, Document, Image, Json, Opaque, ToolUse
 from agentloop.wire import WireError, clean, clean_text, dump
 
@@ -62,7 +63,7 @@ class Wording:
     def __init__(self, can: Capabilities, tools: Names, notes: Notes) -> None:
         self.can = can
         self.tools = tools
-        self.ids = Names()
+        self.ids = Names(LEGAL)
         self.notes = notes
 
     def text(self, raw: str) -> str | None:
@@ -163,12 +164,3 @@ class Wording:
             inner = str(block.value.get("type", "unknown"))[:80]
             kind = f"block of kind '{inner}' from '{block.provider}'"
         self.notes.add(f"a {kind} of the {role}'s was left out")
-
-
-def canonical(data: str) -> str | None:
-    """Base64 in its plain form; None for none at all or what is no base64."""
-    try:
-        raw = b64decode(data, validate=True)
-    except (Error, ValueError):
-        return None
-    return b64encode(raw).decode("ascii") if raw else None

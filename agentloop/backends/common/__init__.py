@@ -1,0 +1,1 @@
+"""What backends share, without knowing any provider: names, tool schemas, media."""
