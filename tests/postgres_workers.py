@@ -94,6 +94,9 @@ def claim_all(address: str, schema: str) -> None:
 
 def nursery(address: str, schema: str, kills: int, seed: int) -> None:
     """Fork workers and kill them, each after a random number of commits."""
+    import psycopg_pool  # once, before the forks
+
+    assert psycopg_pool
     chance = random.Random(seed)
     for _ in range(kills):
         read, write = os.pipe()
