@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULES = (
     "test_cortex_backend",
     "test_cortex_rest",
+    "test_cortex_runs",
     "test_cortex_sql",
     "test_parity",
     "test_fake_snowflake",

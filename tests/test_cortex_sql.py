@@ -408,7 +408,7 @@ def test_after_a_crash_the_answer_is_fetched() -> None:
     assert found.report.notes == (
         f"attached to the query {query} of an earlier attempt",
     )
-    assert memory.all == [None]
+    assert memory.all == [query, None]
 
 
 def test_after_a_crash_a_running_query_is_waited_for() -> None:
@@ -432,7 +432,7 @@ def test_after_a_crash_a_failed_query_is_let_go() -> None:
     with FakeSnowflake(throttles(), SAID) as sf:
         query = crashed(sf)
         assert failed(attached(sf, query, memory)).failure.kind == "throttled"
-        assert memory.all == [None]
+        assert memory.all == [query, None]
         found = asked(sf, "sql", job=job(remembered=memory.kept))
         assert sf.attempts == 2
     replied(found)

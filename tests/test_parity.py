@@ -244,12 +244,11 @@ def played(wire: str, flow: Flow, *, streams: bool) -> Left:
             left = seen(loop, created.id, runs)
             tries = sum(len(kinds) for kinds in left.attempts)
             assert len(fake.requests) == tries
-            if not streams:
-                assert all(
-                    job.request_verified
-                    for run in runs
-                    for job in loop.list_jobs(run.id, scope=SCOPE)
-                )
+            assert all(
+                job.request_verified
+                for run in runs
+                for job in loop.list_jobs(run.id, scope=SCOPE)
+            )
     return left
 
 

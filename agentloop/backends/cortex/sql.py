@@ -112,6 +112,7 @@ class SqlSession:
             return _NOTHING
         attempt.query_id = query_id
         attempt.notes += (f"attached to the query {query_id} of an earlier attempt",)
+        self._remember(attempt, query_id)  # what was kept belonged to that attempt
         try:
             return self._fetch(attempt)
         except GoneError:

@@ -1,0 +1,177 @@
+"""Whole runs over Cortex: crashes, cancels, expiries, and what the records say."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from agentloop import AgentLoop, Scope
+from agentloop.backends.bedrock import BedrockBackend
+from agentloop.core.run import Run
+from agentloop.stores.memory import MemoryStore
+from agentloop.testing import fake_bedrock
+from agentloop.testing.fake_snowflake import (
+    FakeSnowflake,
+    calls,
+    expires,
+    says,
+    throttles,
+    waits,
+)
+from tests.cortex_cases import MODELS, backend_for
+from tests.faces import Rooms
+
+SCOPE = Scope(1, 407)
+LEASE = 0.3
+
+
+def loop_over(backend: Any, store: Any = None) -> AgentLoop:
+    """A loop that waits for nothing but leases."""
+    return AgentLoop(
+        backend,
+        store,
+        tools={"rooms": Rooms()},
+        pause=lambda *_: 0.0,
+        lease=LEASE,
+    )
+
+
+def started(loop: AgentLoop, dialect: str) -> Run:
+    """A run that nobody drives yet."""
+    created = loop.create_conversation(defaults={"model": MODELS[dialect]}, scope=SCOPE)
+    return loop.start_run(created.id, "hi", scope=SCOPE)
+
+
+def until(found: Callable[[], Any]) -> Any:
+    """The first thing that is true, within some seconds."""
+    pause = threading.Event()
+    for _ in range(1000):
+        if value := found():
+            return value
+        pause.wait(0.01)
+    raise AssertionError("it did not come to be in time")
+
+
+class CrashError(BaseException):
+    """The worker is gone, and leaves everything as it is."""
+
+
+class Doomed:
+    """A connection under which the worker dies while it waits for an answer."""
+
+    def __init__(self, connection: Any) -> None:
+        self._real = connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def get_query_status(self, _: str) -> Any:
+        raise CrashError
+
+
+def test_a_crash_is_not_paid_for_twice() -> None:
+    """Another worker fetches the answer of a query whose worker died."""
+    store = MemoryStore()
+    with FakeSnowflake(calls(("rooms-free", {})), says("booked", usage=(7, 3))) as sf:
+        dead = loop_over(backend_for("sql", Doomed(sf.connect())), store)
+        run = started(dead, "sql")
+        with pytest.raises(CrashError):
+            dead.wait(run.id, scope=SCOPE)
+        assert sf.inferences == 1
+        with loop_over(backend_for("sql", sf.connect()), store) as loop:
+            with loop.worker(1, poll=0.05):
+                ended = loop.wait(run.id, scope=SCOPE, timeout=20)
+            jobs = loop.list_jobs(run.id, scope=SCOPE)
+        assert (sf.inferences, sf.attempts) == (2, 2)
+        first, second = (request.query_id for request in sf.requests)
+    assert (ended.status, ended.final_text) == ("completed", "booked")
+    assert ended.usage is not None
+    assert (ended.usage.prompt_tokens, ended.usage.attempts_without_usage) == (17, 1)
+    assert [a.outcome for a in jobs[0].attempts] == ["lost", "ok"]
+    assert jobs[0].attempts[1].provider_request_id == first
+    assert jobs[1].attempts[0].provider_request_id == second
+    assert sf.requests[0].tag == jobs[0].id
+
+
+def test_a_cancel_aborts_the_query() -> None:
+    """A run that is cancelled while its query runs ends, and so does the query."""
+    with FakeSnowflake() as sf, loop_over(backend_for("sql", sf.connect())) as loop:
+        sf.script(waits(sf.gate(), says("too late")))
+        run = started(loop, "sql")
+        with loop.worker(1):
+            request = until(lambda: sf.requests)[0]
+            loop.cancel_run(run.id, scope=SCOPE)
+            ended = loop.wait(run.id, scope=SCOPE, timeout=20)
+        assert ended.error is not None
+        assert ended.error.type == "AgentLoopCancelled"
+        result = until(lambda: sf.query_result(request.query_id))
+        assert result.errno == 604
+
+
+@pytest.mark.parametrize("dialect", ["messages", "chat"])
+def test_a_renewal_is_shown_and_does_not_count(dialect: str) -> None:
+    """A request that met an expired session is in the record, outside the count."""
+    with FakeSnowflake(expires(), throttles(), says("done", usage=(7, 3))) as sf:
+        backend = backend_for(dialect, sf.connect())
+        with loop_over(backend) as loop:
+            run = started(loop, dialect)
+            ended = loop.wait(run.id, scope=SCOPE)
+            (job,) = loop.list_jobs(run.id, scope=SCOPE)
+        backend.close()
+        ids = [request.request_id for request in sf.requests]
+    shown = [(a.number, a.outcome, a.provider_request_id) for a in job.attempts]
+    assert shown == [
+        (1, "expired", ids[0]),
+        (1, "throttled", ids[1]),
+        (2, "ok", ids[2]),
+    ]
+    assert ended.usage is not None
+    assert (ended.usage.total_tokens, ended.usage.attempts_without_usage) == (10, 1)
+
+
+BEDROCK_MODEL = "us.anthropic.claude-sonnet-4-5-20250929-v1:0"
+
+
+def test_one_conversation_over_every_wire() -> None:
+    """A conversation goes from backend to backend, and each takes what others left."""
+    thinks, ask = fake_bedrock.thinks, ("rooms-free", {"day": "Mon"})
+    script = (
+        thinks("hm", signature="sig-1") + fake_bedrock.calls(ask),
+        fake_bedrock.says("one"),
+        fake_bedrock.says("five"),
+    )
+    with fake_bedrock.FakeBedrock(*script) as bedrock, FakeSnowflake() as sf:
+        for word in ("two", "three", "four"):
+            sf.script(calls(ask, ask, text="a look"), says(word))
+        sf.trust("sig-1", "hm")
+        rest = backend_for("messages", sf.connect())
+        sql = backend_for("sql", sf.connect())
+        planes = {"rest": rest, "sql": sql}
+        loop = AgentLoop(
+            BedrockBackend(bedrock.client()), backends=planes, tools={"rooms": Rooms()}
+        )
+        with loop:
+            created = loop.create_conversation(
+                defaults={"model": BEDROCK_MODEL}, scope=SCOPE
+            )
+            overrides: list[Any] = [
+                None,
+                {"data_plane_id": "rest", "model": MODELS["messages"]},
+                {"data_plane_id": "rest", "model": MODELS["chat"]},
+                {"data_plane_id": "sql", "model": MODELS["sql"]},
+                None,
+            ]
+            texts = [
+                loop.run(
+                    created.id, "go on", scope=SCOPE, config_override=override
+                ).final_text
+                for override in overrides
+            ]
+        rest.close()
+        assert texts == ["one", "two", "three", "four", "five"]
+        assert [request.door for request in sf.requests] == [
+            *("messages", "messages", "chat", "chat", "sql", "sql")
+        ]
+        assert sf.refused == ()
+        assert bedrock.refused == []
