@@ -171,7 +171,7 @@ def _prepared(claim: Claim, resources: Resources) -> Drive:
     if claim.header is None:
         _begin(drive, choice, payload, resources.options)
     else:
-        _resume(drive, claim)
+        _resume(drive, claim, resources.options)
     if row.cancel_requested:
         drive.state = step(drive.state, CancelRequested())
     return drive
@@ -249,26 +249,31 @@ def _open_servers(drive: Drive, resources: Resources) -> None:
 def _begin(
     drive: Drive, choice: ToolChoice | None, payload: Payload, options: Options
 ) -> None:
-    to_discover = tuple(a for a, offers in drive.catalogs.items() if offers is None)
-    plan = options.plan(
-        max_iterations=drive.config.max_iterations,
-        tool_choice=on_the_wire(choice),
-        servers=to_discover,
-    )
+    plan = _new_plan(drive, choice, options)
     message = opening(payload)
-    if drive.row.cancel_requested or to_discover:
+    if drive.row.cancel_requested or plan.servers:
         drive.state = start(plan, message, None)
         return
     toolbox = drive.equip(drive.catalogs)
     drive.state = start(plan, message, toolbox.routing)
 
 
-def _resume(drive: Drive, claim: Claim) -> None:
+def _new_plan(drive: Drive, choice: ToolChoice | None, options: Options) -> Plan:
+    """The plan of a run that has not stored one, by the host's options of today."""
+    to_discover = tuple(a for a, offers in drive.catalogs.items() if offers is None)
+    return options.plan(
+        max_iterations=drive.config.max_iterations,
+        tool_choice=on_the_wire(choice),
+        servers=to_discover,
+    )
+
+
+def _resume(drive: Drive, claim: Claim, options: Options) -> None:
     """Pick up where the last commit left off."""
     try:
         log = [message_from(text) for text in claim.messages]
         header = claim.header or ""
-        plan = _stored_plan(drive, claim)
+        plan = _stored_plan(drive, claim, options)
         routing = drive.toolbox.routing if drive.toolbox else None
         drive.state = state_from(header, plan, routing, log, dict(claim.results))
         idle = is_idle(header)
@@ -281,16 +286,11 @@ def _resume(drive: Drive, claim: Claim) -> None:
     drive.state = step(drive.state, Recovered())
 
 
-def _stored_plan(drive: Drive, claim: Claim) -> Plan:
-    """The plan the run began with, whatever the host's options say today."""
+def _stored_plan(drive: Drive, claim: Claim, options: Options) -> Plan:
+    """The plan the run began with; until its tools are known there is none stored."""
     if claim.setup is None:
-        to_discover = tuple(a for a, offers in drive.catalogs.items() if offers is None)
         choice = present.tool_choice_of(claim.run)
-        return Plan(
-            max_iterations=drive.config.max_iterations,
-            tool_choice=on_the_wire(choice),
-            servers=to_discover,
-        )
+        return _new_plan(drive, choice, options)
     setup = setup_from(claim.setup)
     drive.equip(setup.catalogs)
     return setup.plan
