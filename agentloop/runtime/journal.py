@@ -6,7 +6,7 @@ the state, then perform its command: the committed state is the intent.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from agentloop.core.catalog import describe
@@ -44,7 +44,10 @@ COMMIT_TRIES = 4
 
 
 class Journal:
-    """Commits the states of one drive, and tells what was committed."""
+    """Commits the states of one drive, and tells what was committed.
+
+    `rest` is how the time between two tries of a commit passes.
+    """
 
     def __init__(
         self, store: Store, claim: Claim, lease_seconds: float, hub: Hub
@@ -68,6 +71,7 @@ class Journal:
         # A backend on another thread may remember something while the driver
         # ends the run; each of the two is one whole commit.
         self._turn = threading.Lock()
+        self.rest: Callable[[float], object] = threading.Event().wait
 
     def describe_jobs(self, backend: str, model: str) -> None:
         """What every job row of this run says of itself."""
@@ -244,7 +248,7 @@ class Journal:
             try:
                 return call()
             except StoreUnavailableError:
-                threading.Event().wait(0.05 * 2**attempt)
+                self.rest(0.05 * 2**attempt)
         return call()
 
     def _publish(self, rows: Sequence[EventRow]) -> None:
