@@ -1,0 +1,311 @@
+"""Who acts: workers that drive runs, and clients that start, await and cancel them.
+
+Each is a generator that stops wherever a process could be interrupted; the
+scheduler decides who goes on. A worker is the synchronous driver taken apart: the
+same calls to the same desk, in the same order, with a pause at every boundary.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Protocol, TypeAlias
+
+from attrs import define, field, frozen
+
+from agentloop.core.catalog import RequestError
+from agentloop.core.machine import step
+from agentloop.core.phases import CancelRequested, Discover, Finished
+from agentloop.core.run import Run, Scope
+from agentloop.ports import (
+    Claim,
+    ClaimRequest,
+    LeaseLostError,
+    Reader,
+    Store,
+    StoreUnavailableError,
+)
+from agentloop.runtime.desk import Desk, effect_id
+from agentloop.runtime.hub import Hub
+from agentloop.runtime.narrate import Effect
+from agentloop.runtime.perform import Performed, perform
+from agentloop.runtime.prepare import Resources, prepare
+from agentloop.runtime.runner import DRIVER, desk_for
+from agentloop.runtime.service import Service
+from agentloop.testing.simulate.chance import Chance, SkewedClock, Violation, WorldClock
+from agentloop.testing.simulate.ledger import require
+from agentloop.testing.simulate.witness import Witness
+
+Steps: TypeAlias = Iterator[str]
+
+
+class Acts(Protocol):
+    """Somebody with a mind of its own, who can die and begin again."""
+
+    def steps(self) -> Steps:
+        """Live; each item is a point where somebody else may go on."""
+        ...
+
+
+@frozen
+class Stage:
+    """What all actors of a simulation share."""
+
+    chance: Chance
+    clock: WorldClock
+    witness: Witness
+
+
+@define
+class Worker:
+    """One process that drives whatever run is due."""
+
+    stage: Stage
+    resources: Resources
+    clock: SkewedClock
+    run_timeout: float | None
+    hub: Hub = field(factory=lambda: Hub(None))
+
+    def steps(self) -> Steps:
+        """Claim and drive, for ever."""
+        while True:
+            yield "look"
+            yield from self.once(self._wanted())
+
+    def _wanted(self) -> str | None:
+        """Any run, or this very one: a resumer."""
+        runs = list(self.stage.witness.runs)
+        return self.stage.chance.pick(runs) if self._resumes(runs) else None
+
+    def _resumes(self, runs: list[str]) -> bool:
+        often = self.stage.chance.often(0.2)
+        return bool(runs) and often and self.stage.chance.allows("crowd")
+
+    def once(self, run_id: str | None) -> Steps:
+        """Claim a run and drive it as far as it goes."""
+        try:
+            claim = self._claim(run_id)
+            if claim is not None:
+                yield from Drive(self, claim).steps()
+        except LeaseLostError:
+            self.stage.chance.note("lease lost")
+        except StoreUnavailableError:
+            self.stage.chance.note("store away")
+        except Exception as error:
+            raise Violation(f"invariant 18: a driver raised {error!r}") from error
+
+    def _claim(self, run_id: str | None) -> Claim | None:
+        return self.resources.store.claim(
+            ClaimRequest(
+                driver=DRIVER,
+                lease_seconds=self.resources.options.lease,
+                run_id=run_id,
+                run_timeout=self.run_timeout,
+            )
+        )
+
+
+class Drive:
+    """One run in the hands of one worker."""
+
+    def __init__(self, worker: Worker, claim: Claim) -> None:
+        self._worker = worker
+        self._claim = claim
+        self._stage = worker.stage
+        self._chance = worker.stage.chance
+        self._waiting: list[Effect] = []
+        self._answers: list[Performed] = []
+        self._old: list[Performed] = []
+
+    def steps(self) -> Steps:
+        """The driver's loop: plan, commit, begin, take, and again."""
+        worker = self._worker
+        ready = prepare(self._claim, worker.resources)
+        yield "prepared"
+        desk = desk_for(
+            self._claim, ready, worker.resources, worker.hub, worker.clock
+        )
+        desk.journal.rest = self._pass_time
+        while not desk.finished:
+            if desk.idle and self._chance.hit("crash", "drained"):
+                desk.suspend()
+                return
+            desk.plan()
+            yield "planned"
+            desk.commit()
+            self._stage.witness.check_desk(desk)
+            yield "committed"
+            self._waiting.extend(desk.ready())
+            yield from self._move(desk)
+        yield "finishing"
+        row = desk.finish()
+        require(row.result is not None, 4, f"{row} has not ended")
+
+    def _pass_time(self, seconds: float) -> None:
+        self._stage.clock.passed += seconds
+
+    def _move(self, desk: Desk) -> Steps:
+        """Begin an effect, hear of one, or wait; with a heartbeat now and then."""
+        if self._chance.often(0.15):
+            self._beat(desk)
+            yield "beat"
+        if self._waiting and (not self._answers or self._chance.often(0.6)):
+            self._begin(desk, self._waiting.pop(0))
+            yield "performed"
+        elif self._answers:
+            yield from self._hear(desk)
+        else:
+            yield "waiting"
+            desk.take([])
+
+    def _beat(self, desk: Desk) -> None:
+        lease = desk.journal.lease
+        store, seconds = self._worker.resources.store, self._claim_seconds
+        try:
+            if store.heartbeat(lease, seconds):
+                desk.take([CancelRequested()])
+        except StoreUnavailableError:
+            return
+
+    @property
+    def _claim_seconds(self) -> float:
+        return self._worker.resources.options.lease
+
+    def _begin(self, desk: Desk, effect: Effect) -> None:
+        key, attempt = effect_id(effect)
+        if desk.finished:
+            return
+        chance, witness = self._chance, self._stage.witness
+        chance.note(f"{key} {attempt}")
+        ledger = witness.runs[desk.journal.run_id]
+        ledger.begin(desk.journal.lease, key, attempt, witness.moment)
+        began = desk.began(effect)
+        if isinstance(effect, Discover):
+            # The real way takes threads, whose order no seed decides.
+            servers = desk.performer.drive.servers
+            found = {alias: servers[alias].discover(1.0) for alias in effect.servers}
+            self._answers.append(desk.performer.discovered(effect, found))
+            return
+        self._answers.append(perform(desk.performer, effect, began))
+
+    def _hear(self, desk: Desk) -> Steps:
+        """Take an answer: late, out of order, once more, or just so."""
+        chance, at = self._chance, 0
+        if len(self._answers) > 1 and chance.hit("answer", "reordered"):
+            at = chance.number(1, len(self._answers) - 1)
+        done = self._answers.pop(at)
+        if chance.hit("answer", "late"):
+            self._pass_time(chance.below(3 * self._claim_seconds))
+            yield "late"
+        chance.note(f"take {effect_id(done.effect)}")
+        desk.take([done])
+        self._old.append(done)
+        self._again(desk, done)
+        if chance.hit("answer", "twice"):
+            yield "twice"
+            self._again(desk, chance.pick(self._old))
+
+    def _again(self, desk: Desk, done: Performed) -> None:
+        """An answer that was taken changes nothing any more."""
+        same = step(desk.state, done.event) is desk.state
+        require(same, 12, f"{done.event} was accepted again by {desk.state.phase}")
+        before = desk.state
+        desk.take([done])
+        stays = desk.state is before or isinstance(desk.state.phase, Finished)
+        require(stays, 12, f"{done.event} was accepted again by the desk")
+
+
+@define
+class Client:
+    """Starts runs under keys that others may use as well, and awaits them."""
+
+    stage: Stage
+    service: Service
+    scope: Scope
+    conversation: str
+    keys: list[str]
+    done: int = 0
+    pending: tuple[str, ...] = ()
+    run_id: str | None = None
+
+    def steps(self) -> Steps:
+        """One run after the other; a client that died goes on where it was."""
+        while self.done < len(self.keys):
+            yield "asking"
+            try:
+                run = self._ask()
+                self._note(run)
+            except StoreUnavailableError:
+                continue
+            except RequestError as refusal:
+                self.stage.chance.note(refusal.slug)
+                require(refusal.slug in _REFUSALS, 18, f"refused with {refusal!r}")
+                if refusal.slug != "version-conflict":
+                    self._next()
+
+    def _ask(self) -> Run:
+        if self.run_id is not None:
+            return self.service.get_run(self.run_id, self.scope)
+        found = self.service.get_conversation(self.conversation, self.scope)
+        request = {
+            "client_op_id": self.keys[self.done],
+            "expected_version": found.version,
+            "payload": self._payload(),
+        }
+        run, created = self.service.start_run(self.conversation, request, self.scope)
+        if not created:
+            self.stage.chance.count("crowd", "same key again")
+        return run
+
+    def _payload(self) -> dict[str, Any]:
+        if not self.pending:
+            return {"kind": "user_message", "text": "go"}
+        outputs = [{"tool_use_id": id_, "content": "yes"} for id_ in self.pending]
+        return {"kind": "tool_outputs", "outputs": outputs}
+
+    def _note(self, run: Run) -> None:
+        self.run_id = run.id
+        if run.terminal:
+            pending = tuple(call.tool_use_id for call in run.pending_tool_calls)
+            self._next(pending)
+
+    def _next(self, pending: tuple[str, ...] = ()) -> None:
+        self.done, self.run_id, self.pending = self.done + 1, None, pending
+
+
+_REFUSALS = {
+    "version-conflict",
+    "pending-tool-calls",
+    "no-assistant-turn",
+    "unknown-tool-use-id",
+    "incomplete-tool-outputs",
+}
+"""What a client may meet that shares its conversation with others."""
+
+
+@define
+class Canceller:
+    """Cancels runs, and drives them to their end if nobody else does."""
+
+    stage: Stage
+    store: Store
+    worker: Worker
+
+    def steps(self) -> Steps:
+        """Flag a run now and then, as long as faults are about."""
+        chance = self.stage.chance
+        while not chance.calm:
+            yield "watching"
+            runs = list(self.stage.witness.runs.values())
+            if not runs or not chance.often(0.1):
+                continue
+            row = chance.pick(runs).inserted
+            chance.count("crowd", "cancel")
+            try:
+                self._flag(row.id, row.company_id)
+            except StoreUnavailableError:
+                continue
+            yield "flagged"
+            yield from self.worker.once(row.id)
+
+    def _flag(self, run_id: str, company_id: int) -> None:
+        stranger = self.store.request_cancel(Reader(company_id + 1), run_id)
+        require(stranger is None, 15, f"a stranger cancelled {run_id}")
+        self.store.request_cancel(Reader(company_id), run_id)

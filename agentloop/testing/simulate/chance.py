@@ -1,0 +1,115 @@
+"""What a seed decides: every draw, every fault, and the trace that proves a replay.
+
+Nothing here knows what a run is.
+"""
+
+import hashlib
+import random  # noqa: TID251 - one seeded generator orders a whole simulation
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Literal, TypeAlias, TypeVar
+
+T = TypeVar("T")
+FaultClass: TypeAlias = Literal["crash", "answer", "store", "clock", "crowd"]
+CLASSES: tuple[FaultClass, ...] = ("crash", "answer", "store", "clock", "crowd")
+"""Deaths of workers and clients; answers late, twice, lost or out of order; store
+errors before and after a commit; clocks that jump, freeze and differ; several
+clients, resumers and cancels at once."""
+
+_RATES = (0.0, 0.01, 0.04, 0.12)
+_EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Violation(BaseException):
+    """An invariant does not hold. No library code may catch it."""
+
+
+class Died(BaseException):
+    """The process of an actor is gone. No library code may catch it."""
+
+
+class Chance:
+    """The dice of one simulation, the faults they gave, and the trace."""
+
+    def __init__(self, seed: int, classes: Sequence[FaultClass]) -> None:
+        self.faults: Counter[tuple[FaultClass, str]] = Counter()
+        self.calm = False
+        self._dice = random.Random(seed)  # noqa: S311 - orders events, guards nothing
+        self._classes = frozenset(classes)
+        self._rates = {each: self._dice.choice(_RATES) for each in CLASSES}
+        self._trace = hashlib.blake2b(digest_size=16)
+
+    def allows(self, class_: FaultClass) -> bool:
+        """Whether a class of faults takes part at all."""
+        return class_ in self._classes
+
+    def hit(self, class_: FaultClass, kind: str) -> bool:
+        """Whether a fault happens here; the dice roll even when it may not."""
+        roll = self._dice.random()
+        if self.calm or class_ not in self._classes or roll >= self._rates[class_]:
+            return False
+        self.count(class_, kind)
+        return True
+
+    def count(self, class_: FaultClass, kind: str) -> None:
+        """Note a fault that happened."""
+        self.faults[class_, kind] += 1
+        self.note(f"! {class_} {kind}")
+
+    def often(self, probability: float) -> bool:
+        """Whether something happens that is no fault."""
+        return self._dice.random() < probability
+
+    def below(self, limit: float) -> float:
+        """A number from 0 to a limit."""
+        return self._dice.random() * limit
+
+    def number(self, low: int, high: int) -> int:
+        """A whole number between two, both included."""
+        return low + int(self._dice.random() * (high - low + 1))
+
+    def pick(self, some: Sequence[T]) -> T:
+        """One of several."""
+        return some[int(self._dice.random() * len(some))]
+
+    def note(self, text: str) -> None:
+        """Add a line to the trace."""
+        self._trace.update(text.encode() + b"\n")
+
+    @property
+    def digest(self) -> str:
+        """The trace so far, as a digest."""
+        return self._trace.hexdigest()
+
+
+class WorldClock:
+    """The time of the simulation, which the store goes by; it only rises."""
+
+    def __init__(self) -> None:
+        self.passed = 0.0
+
+    def now(self) -> datetime:
+        """The present instant."""
+        return _EPOCH + timedelta(seconds=self.passed)
+
+    def monotonic(self) -> float:
+        """Seconds since the simulation began."""
+        return self.passed
+
+
+class SkewedClock:
+    """A worker's own clock: off by some seconds, or frozen for a while."""
+
+    def __init__(self, world: WorldClock) -> None:
+        self.skew = 0.0
+        self.frozen: float | None = None
+        self._world = world
+
+    def now(self) -> datetime:
+        """What this worker takes for the present instant; may jump back."""
+        return self._world.now() + timedelta(seconds=self.skew)
+
+    def monotonic(self) -> float:
+        """Seconds that this worker measured; they stand still while frozen."""
+        return self._world.passed if self.frozen is None else self.frozen

@@ -1,0 +1,119 @@
+"""The last look: what must hold of every run once all is over.
+
+The invariants by number, as verdicts name them: 1 messages are seen all or none,
+2 versions and ids without gaps, 3 one run per base version, 4 one end per run,
+5 one run per key, 6 legal histories, 7 an end is the end, 8 jobs are the iterations,
+9 calls run once, or at least once where that is allowed, 10 intents before effects,
+11 only the newest holder writes, 12 answers count once, 13 what is stored gives back
+the state, 14 usage is the sum of the attempts, 15 tenants see their own, 17 few and
+small rows, 18 typed errors only, 19 everything ends, 20 cancels are heard,
+21 attempts are capped.
+"""
+
+from collections import Counter
+
+from agentloop.core.content import ToolResult, tool_uses
+from agentloop.core.run import Usage
+from agentloop.ports import Reader, RunRow
+from agentloop.runtime.present import attempts_of, effect_key, job_id
+from agentloop.stores.memory import MemoryStore
+from agentloop.testing.simulate.ledger import Ledger, require
+from agentloop.testing.simulate.outside import Deeds
+from agentloop.testing.simulate.witness import Witness
+from agentloop.wire import message_from
+from agentloop.wire.checkpoint import result_fields
+
+
+def judge(witness: Witness, store: MemoryStore, deeds: Deeds, most: int) -> None:
+    """Check every run and conversation of a simulation that is over."""
+    for shelf in witness.shelves.values():
+        witness.check_history(shelf)
+    for run_id, ledger in witness.runs.items():
+        row = ledger.ended
+        if row is None:
+            require(False, 19, f"{run_id} never ended")
+            continue
+        witness.look(ledger)
+        _check_jobs(ledger, row, store, most)
+        _check_attempts(ledger, row, store, deeds)
+        _check_calls(ledger, row, deeds)
+        _check_rows(ledger)
+        stranger = Reader(row.company_id + 1)
+        unseen = store.get_run(stranger, run_id) is None
+        require(unseen, 15, f"a stranger sees {run_id}")
+        unseen = store.messages(stranger, row.conversation_id) is None
+        require(unseen, 15, f"a stranger reads {row.conversation_id}")
+    _check_executions(deeds)
+
+
+def _check_jobs(ledger: Ledger, row: RunRow, store: MemoryStore, most: int) -> None:
+    jobs = store.list_jobs(Reader(row.company_id), row.id)
+    expected = [job_id(row.id, i) for i in range(1, row.iterations + 1)]
+    require([job.id for job in jobs] == expected, 8, f"{row.id} has the jobs {jobs}")
+    require(row.iterations <= most, 8, f"{row.id} took {row.iterations} iterations")
+    events = store.events(Reader(row.company_id), row.id)
+    ids = [event.id for event in events]
+    require(ids == list(range(1, len(ids) + 1)), 2, f"{row.id} has events {ids}")
+    require(len(ids) == ledger.last_event, 2, f"{row.id} lost events: {ids}")
+
+
+def _check_attempts(
+    ledger: Ledger, row: RunRow, store: MemoryStore, deeds: Deeds
+) -> None:
+    total = Usage()
+    stored: set[tuple[int, int]] = set()
+    for iteration in range(1, row.iterations + 1):
+        found = store.get_job(Reader(row.company_id), job_id(row.id, iteration))
+        rows = found[1] if found else ()
+        numbers = [each.number for each in rows]
+        expected = list(range(1, len(rows) + 1))
+        require(numbers == expected, 14, f"{row.id}: attempts {numbers}")
+        for each in rows:
+            (told,) = attempts_of(each)
+            total = total.plus(told.usage)
+            stored.add((iteration, each.number))
+            if told.outcome != "lost" and "given up" not in (told.message or ""):
+                real = deeds.spent.get((job_id(row.id, iteration), each.number))
+                require(told.usage == real, 14, f"{row.id}: {told}, spent {real}")
+    usage = result_fields(row.result or "").usage
+    require(usage == total, 14, f"{row.id}: {usage}, but its attempts sum to {total}")
+    for key, number in ledger.begun:
+        if key.startswith("infer ") and not _came_late(ledger, key, number):
+            place = (int(key.removeprefix("infer ")), number)
+            require(place in stored, 14, f"{row.id}: attempt {place} left no record")
+
+
+def _came_late(ledger: Ledger, key: str, number: int) -> bool:
+    return ledger.ended is not None and ledger.begun[key, number] > ledger.ended_at
+
+
+def _check_calls(ledger: Ledger, row: RunRow, deeds: Deeds) -> None:
+    """A result that is no error comes from a call that was executed."""
+    iteration = 0
+    keys: dict[str, str] = {}
+    for text in ledger.messages:
+        message = message_from(text)
+        if message.role == "assistant":
+            iteration += 1
+            uses = tool_uses(message)
+            keys = {u.tool_use_id: f"{iteration}.{i}" for i, u in enumerate(uses)}
+        elif message.role == "tool":
+            for block in message.content:
+                if isinstance(block, ToolResult) and not block.is_error:
+                    key = effect_key(row.id, keys[block.tool_use_id])
+                    ran = deeds.executed[key] > 0
+                    require(ran, 9, f"{row.id}: {block} of a call that never ran")
+
+
+def _check_executions(deeds: Deeds) -> None:
+    for key, times in deeds.executed.items():
+        once = deeds.policies[key] == "repeat" or times == 1
+        require(once, 9, f"call {key} ran {times} times")
+
+
+def _check_rows(ledger: Ledger) -> None:
+    effects = len(ledger.intents)
+    kept = Counter(jobs=len(ledger.jobs), attempts=len(ledger.attempts))
+    rows = sum(kept.values()) + len(ledger.messages) + 1
+    most = 4 + 2 * effects + len(ledger.messages)
+    require(rows <= most, 17, f"{rows} rows for {effects} effects: {dict(kept)}")

@@ -1,0 +1,248 @@
+"""What a store must know by now: an independent model, fed by what was answered.
+
+It follows the port's text, not a store's code. Every answer of the real store is
+compared with it at once; the first difference is a violation.
+"""
+
+import json
+from collections.abc import Sequence
+
+from attrs import define, field
+
+from agentloop.core.run import TERMINAL, Status
+from agentloop.ports import (
+    AttemptRow,
+    Checkpoint,
+    Claim,
+    Final,
+    JobRow,
+    Lease,
+    NewRunRow,
+    RunRow,
+)
+from agentloop.testing.simulate.chance import Violation
+
+MAX_HEADER = 400
+"""Characters of a header without open calls; each of those may add a few more."""
+
+
+def require(holds: bool, invariant: int, told: object) -> None:
+    """Stop the simulation unless an invariant holds."""
+    if not holds:
+        raise Violation(f"invariant {invariant}: {told}")
+
+
+@define
+class Ledger:
+    """One run, as it must be stored."""
+
+    inserted: RunRow
+    max_attempts: int
+    status: Status = "pending"
+    token: int = 0
+    lease_until: float = 0.0
+    revision: int = 0
+    claimed_revision: int = 0
+    iterations: int = 0
+    setup: str | None = None
+    header: str | None = None
+    messages: list[str] = field(factory=list)
+    results: dict[str, str] = field(factory=dict)
+    jobs: list[JobRow] = field(factory=list)
+    attempts: list[AttemptRow] = field(factory=list)
+    last_event: int = 0
+    last_change: Checkpoint | None = None
+    cancelled_at: int | None = None
+    ended: RunRow | None = None
+    ended_by: int = 0
+    ended_at: int = 0
+    intents: dict[tuple[str, int], int] = field(factory=dict)
+    begun: dict[tuple[str, int], int] = field(factory=dict)
+
+    # ------------------------------------------------------------ driving
+
+    def claimed(self, claim: Claim, now: float, lease_seconds: float) -> None:
+        """A claim was handed out: it must be due, and tell all that was stored."""
+        told = f"claim {claim.lease.token} of {claim.lease.run_id}"
+        require(self.ended is None, 7, f"{told}: it has ended")
+        require(self.lease_until <= now, 11, f"{told}: its lease still runs")
+        require(claim.lease.token > self.token, 11, f"{told}: after {self.token}")
+        seen = (
+            claim.revision,
+            claim.setup,
+            claim.header,
+            claim.messages,
+            dict(claim.results),
+            claim.last_event,
+            claim.run.iterations,
+            claim.run.cancel_requested,
+        )
+        known = (
+            self.revision,
+            self.setup,
+            self.header,
+            tuple(self.messages),
+            self.results,
+            self.last_event,
+            self.iterations,
+            self.cancelled_at is not None,
+        )
+        require(seen == known, 13, f"{told}: {seen} is not {known}")
+        self.status = "running"
+        self.token = claim.lease.token
+        self.claimed_revision = self.revision
+        self.lease_until = now + lease_seconds
+
+    def prolonged(
+        self, lease: Lease, flagged: bool, now: float, lease_seconds: float
+    ) -> None:
+        """A heartbeat got through: only the newest holder's may."""
+        self.holds(lease, "heartbeat")
+        self._knows_cancel(flagged)
+        self.lease_until = now + lease_seconds
+
+    def released(self, lease: Lease) -> None:
+        """A lease was given back; a lost one is nobody's business."""
+        if self.ended is None and lease.token == self.token:
+            self.token += 1
+            self.lease_until = 0.0
+
+    def checkpointed(
+        self, lease: Lease, revision: int, change: Checkpoint, flagged: bool
+    ) -> bool:
+        """A checkpoint was accepted; returns whether it was a new one."""
+        self.holds(lease, "checkpoint")
+        self._knows_cancel(flagged)
+        if revision + 1 == self.revision and revision >= self.claimed_revision:
+            same = change == self.last_change
+            require(same, 12, f"revision {revision} was repeated with another change")
+            return False
+        require(revision == self.revision, 11, f"a commit after {revision} was taken")
+        self._commit(change)
+        return True
+
+    def finalized(self, lease: Lease, revision: int, final: Final, row: RunRow) -> bool:
+        """A finalize was answered; returns whether it was this one that ended."""
+        if self.ended is not None:
+            require(lease.token == self.ended_by, 4, f"{lease} ended it again")
+            require(row == self.ended, 7, f"{row} is not {self.ended}")
+            return False
+        self.holds(lease, "finalize")
+        require(revision == self.revision, 11, f"an end after {revision} was taken")
+        self._commit(final.last)
+        self.last_event += 1
+        self.ended, self.ended_by, self.status = row, lease.token, row.status
+        return True
+
+    def holds(self, lease: Lease, what: str) -> None:
+        """Whoever wrote must have been the newest holder of a run under way."""
+        require(lease.token == self.token, 11, f"{what} by {lease}, now {self.token}")
+        require(self.ended is None, 7, f"{what} by {lease} after the end")
+
+    def is_right(self, lease: Lease, revision: int) -> bool:
+        """Whether a store has no reason to refuse this holder."""
+        fits = revision in {self.revision, self.revision - 1}
+        return self.ended is None and lease.token == self.token and fits
+
+    def _knows_cancel(self, flagged: bool) -> None:
+        known = self.cancelled_at is not None
+        require(flagged == known, 20, f"cancel is {known}, a driver heard {flagged}")
+
+    def _commit(self, change: Checkpoint) -> None:
+        run_id = self.inserted.id
+        if change.messages:
+            here, there = len(self.messages), change.first_message
+            require(here == there, 1, f"{run_id}: message {there} came after {here}")
+            self.messages.extend(change.messages)
+            self.results.clear()
+        again = self.results.keys() & {key for key, _ in change.results}
+        require(not again, 12, f"{run_id}: results {sorted(again)} came twice")
+        self.results.update(change.results)
+        require(self.setup is None or change.setup is None, 13, "a second setup")
+        self.setup = change.setup or self.setup
+        self.jobs.extend(change.jobs)
+        self.attempts.extend(change.attempts)
+        ids = [event.id for event in change.events]
+        expected = list(range(self.last_event + 1, self.last_event + 1 + len(ids)))
+        require(ids == expected, 2, f"{run_id}: events {ids}, not {expected}")
+        self.last_event += len(ids)
+        self.header, self.iterations = change.header, change.iterations
+        self.revision += 1
+        self.last_change = change
+
+    # ------------------------------------------------------------ effects
+
+    def intend(self, moment: int) -> None:
+        """Note which effects the newest header allows to begin."""
+        if self.header is None:
+            return
+        value = json.loads(self.header)
+        phase = value["phase"]
+        match phase["kind"]:
+            case "inferring":
+                self._allow(f"infer {self.iterations}", phase["try"][0], moment)
+            case "discovering":
+                self._allow("discover", phase["try"][0], moment)
+            case "calling":
+                for key in _call_keys(self.messages, self.iterations):
+                    attempt = phase["tries"].get(key, [1])[0]
+                    self._allow(key, attempt, moment)
+            case _:
+                return
+        size = MAX_HEADER + 40 * len(phase.get("tries", ()))
+        require(len(self.header) <= size, 17, f"a header of {len(self.header)}")
+
+    def _allow(self, key: str, attempt: int, moment: int) -> None:
+        self.intents.setdefault((key, attempt), moment)
+
+    def begin(self, lease: Lease, key: str, attempt: int, moment: int) -> None:
+        """An effect begins: intended, within its attempts, and never again."""
+        place, told = (key, attempt), f"{key} attempt {attempt} of {lease.run_id}"
+        if self.ended is not None and lease.token == self.ended_by:
+            raise Violation(f"invariant 7: {told} begins after the end")
+        require(place in self.intents, 10, f"{told} begins without an intent")
+        require(place not in self.begun, 9, f"{told} begins a second time")
+        require(attempt <= self.max_attempts, 21, f"{told} is one too many")
+        flagged = self.cancelled_at
+        in_time = flagged is None or self.intents[place] < flagged
+        require(in_time, 20, f"{told} begins after its driver heard of the cancel")
+        self.begun[place] = moment
+
+
+def _call_keys(messages: Sequence[str], iteration: int) -> list[str]:
+    blocks = json.loads(messages[-1])["content_blocks"]
+    uses = [block for block in blocks if block["type"] == "tool_use"]
+    return [f"{iteration}.{i}" for i in range(len(uses))]
+
+
+@define
+class Shelf:
+    """One conversation, as its readers must see it."""
+
+    version: int = 0
+    rows: list[tuple[str, int, str]] = field(factory=list)
+    keys: dict[str, str] = field(factory=dict)
+
+    def joined(self, ledger: Ledger, row: RunRow, final: Final) -> None:
+        """A run ended: all of its messages are in, or none."""
+        base = ledger.inserted.base_version
+        in_time = self.version == base
+        expected = final.status if in_time or not final.keep else "failed"
+        require(row.status == expected, 3, f"{row.id}: {row.status}, not {expected}")
+        result = final.result if in_time or not final.keep else final.conflict_result
+        require(row.result == result, 3, f"{row.id} ended with another result")
+        if final.keep and in_time:
+            for text in ledger.messages:
+                self.version += 1
+                self.rows.append((row.id, self.version, text))
+
+
+def same_insert(one: RunRow, other: RunRow | NewRunRow) -> bool:
+    """Whether what never changes of a run is the same."""
+    names = ("id", "conversation_id", "client_op_id", "config", "payload", "user_id")
+    return all(getattr(one, name) == getattr(other, name) for name in names)
+
+
+def is_over(row: RunRow) -> bool:
+    """Whether a run has ended."""
+    return row.status in TERMINAL

@@ -1,0 +1,168 @@
+"""The world outside the loop: a model, tools and a directory, drawn from chance.
+
+They know nothing of stores and leases. What they did is kept as it really was, so
+that a witness can compare it with what the store says.
+"""
+
+from collections import Counter
+
+from attrs import define, field
+
+from agentloop.core.catalog import Failure, FailureKind, RequestError
+from agentloop.core.config import Config, McpServer, ToolChoice, ToolSpec
+from agentloop.core.content import Block, Message, Text, ToolUse
+from agentloop.core.phases import Infer, ModelFailed, ModelReplied, StopReason
+from agentloop.core.routing import InDoubt, Offer
+from agentloop.core.run import Usage
+from agentloop.ports import (
+    AttemptReport,
+    DeltaSink,
+    Inference,
+    JobContext,
+    SessionSetup,
+    ToolAnswer,
+    ToolCall,
+    ToolServer,
+)
+from agentloop.testing.simulate.chance import Chance
+
+POLICIES: dict[str, InDoubt] = {"look": "repeat", "book": "tell", "pay": "fail"}
+_SCHEMA = {"type": "object"}
+_PASSING: tuple[FailureKind, ...] = ("throttled", "unavailable", "timeout")
+_LASTING: tuple[FailureKind, ...] = ("denied", "malformed_output", "context_window")
+
+
+@define
+class Deeds:
+    """What really happened out there."""
+
+    spent: dict[tuple[str, int], Usage | None] = field(factory=dict)
+    executed: Counter[str] = field(factory=Counter)
+    policies: dict[str, InDoubt] = field(factory=dict)
+
+
+class Model:
+    """A backend whose every answer is drawn."""
+
+    name = "simulated"
+
+    def __init__(self, chance: Chance, deeds: Deeds) -> None:
+        self._chance = chance
+        self._deeds = deeds
+
+    def check(self, config: Config, tool_choice: ToolChoice) -> None:
+        """Accept every config."""
+
+    def session(self, setup: SessionSetup) -> "Model":
+        """One session serves all, because nothing is kept."""
+        return self
+
+    def request(self, command: Infer, job: JobContext) -> bytes:
+        """Nothing is sent."""
+        return b""
+
+    def infer(
+        self, command: Infer, job: JobContext, on_delta: DeltaSink | None
+    ) -> Inference:
+        """Answer, fail, or answer so that nobody hears it."""
+        chance = self._chance
+        usage = None
+        if chance.often(0.8):
+            usage = Usage(prompt_tokens=chance.number(1, 99), completion_tokens=3)
+        place = (job.job_id, command.attempt)
+        if chance.hit("answer", "lost reply"):
+            self._deeds.spent[place] = None
+            return _failed(command, "connection", None)
+        self._deeds.spent[place] = usage
+        roll = chance.below(1.0)
+        if roll < 0.12:
+            return _failed(command, chance.pick(_PASSING), usage)
+        if roll < 0.14:
+            return _failed(command, chance.pick(_LASTING), usage)
+        return self._replied(command, usage)
+
+    def _replied(self, command: Infer, usage: Usage | None) -> Inference:
+        content, stop = self._turn()
+        event = ModelReplied(
+            iteration=command.iteration,
+            attempt=command.attempt,
+            message=Message("assistant", content),
+            stop=stop,
+            usage=usage,
+        )
+        return Inference(event, AttemptReport())
+
+    def _turn(self) -> tuple[tuple[Block, ...], StopReason]:
+        chance = self._chance
+        roll = chance.below(1.0)
+        if roll < 0.35:
+            return (Text("done"),), "end_turn"
+        if roll < 0.38:
+            return (Text("cut"),), "max_tokens"
+        names = [f"rooms-{chance.pick(tuple(POLICIES))}"]
+        while len(names) < 4 and chance.often(0.45):
+            names.append(f"rooms-{chance.pick(tuple(POLICIES))}")
+        if chance.often(0.12):
+            names.append("user-confirm")
+        if chance.often(0.04):
+            names.append("rooms-nothing")
+        uses = tuple(ToolUse(f"u{i}", name, {}) for i, name in enumerate(names))
+        return uses, "tool_use"
+
+
+class Tools:
+    """A server of three tools, one of each policy for calls in doubt."""
+
+    def __init__(self, chance: Chance, deeds: Deeds, *, asks: bool) -> None:
+        self._chance = chance
+        self._deeds = deeds
+        self._asks = asks
+
+    def declared(self) -> tuple[Offer, ...] | None:
+        """The catalog, unless this server wants to be asked."""
+        return None if self._asks else _offers()
+
+    def discover(self, timeout: float) -> tuple[Offer, ...] | Failure:
+        """The catalog, or now and then nothing yet."""
+        if self._chance.often(0.1):
+            return Failure(kind="discovery_unavailable", message="not now")
+        return _offers()
+
+    def call(self, call: ToolCall) -> ToolAnswer | Failure:
+        """Do it; the answer may be lost, and some calls are never taken on."""
+        chance = self._chance
+        if chance.often(0.06):
+            return Failure(kind="mcp_server", message="not taken on")
+        self._deeds.policies[call.effect_key] = POLICIES[call.name]
+        self._deeds.executed[call.effect_key] += 1
+        if chance.hit("answer", "lost result"):
+            return Failure(kind="mcp_timeout", message="no answer in time")
+        return ToolAnswer((Text("ok"),), is_error=chance.often(0.1))
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class NoDirectory:
+    """No server has an address in here."""
+
+    def open(self, server: McpServer) -> ToolServer:
+        """Refuse."""
+        raise RequestError("invalid-config", problem=f"no way to {server.url}")
+
+
+def _offers() -> tuple[Offer, ...]:
+    return tuple(
+        Offer(ToolSpec(name=name, input_schema=_SCHEMA), policy)
+        for name, policy in POLICIES.items()
+    )
+
+
+def _failed(command: Infer, kind: FailureKind, usage: Usage | None) -> Inference:
+    event = ModelFailed(
+        iteration=command.iteration,
+        attempt=command.attempt,
+        failure=Failure(kind=kind, message="simulated"),
+        usage=usage,
+    )
+    return Inference(event, AttemptReport())

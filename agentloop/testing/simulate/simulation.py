@@ -1,0 +1,255 @@
+"""One simulation: build a world from a seed, let it live, and judge it."""
+
+from collections.abc import Iterator, Sequence
+from typing import cast
+
+from attrs import define, frozen
+
+from agentloop.core.run import Scope
+from agentloop.ports import Store
+from agentloop.runtime.options import Options
+from agentloop.runtime.prepare import Resources
+from agentloop.runtime.service import Service
+from agentloop.stores.memory import MemoryStore
+from agentloop.testing.fixed import CountedIds
+from agentloop.testing.simulate.actors import Acts, Canceller, Client, Stage, Worker
+from agentloop.testing.simulate.chance import (
+    CLASSES,
+    Chance,
+    Died,
+    FaultClass,
+    SkewedClock,
+    Violation,
+    WorldClock,
+)
+from agentloop.testing.simulate.judge import judge
+from agentloop.testing.simulate.ledger import Shelf
+from agentloop.testing.simulate.outside import Deeds, Model, NoDirectory, Tools
+from agentloop.testing.simulate.stores import Line
+from agentloop.testing.simulate.witness import Witness
+
+LEASE = 30.0
+STORMY = 160
+"""Steps with faults; afterwards everything must end by itself."""
+LIMIT = 6000
+"""Steps after which a simulation that has not ended never will."""
+
+
+@frozen(kw_only=True)
+class Report:
+    """What one simulation was; equal for equal seeds, down to the trace.
+
+    `violation` names the broken invariant by its number, None when all held.
+    """
+
+    seed: int
+    steps: int
+    runs: tuple[str, ...]
+    faults: tuple[tuple[FaultClass, str, int], ...]
+    trace: str
+    violation: str | None = None
+
+
+@define
+class Part:
+    """An actor on stage: who it is, and where it stands."""
+
+    actor: Acts
+    clock: SkewedClock
+    steps: Iterator[str] | None = None
+    acting: bool = False
+    over: bool = False
+
+
+class Simulation:
+    """One world, from its first step to its last."""
+
+    def __init__(self, chance: Chance) -> None:
+        self.chance = chance
+        self.clock = WorldClock()
+        self.deeds = Deeds()
+        self.parts: list[Part] = []
+        self.steps = 0
+        self.nested = 0
+        self.store = MemoryStore(self.clock)
+        self.options = Options(
+            lease=LEASE,
+            attempts=chance.number(2, 4),
+            parallel_tools=chance.number(1, 3),
+            pause=lambda delay, at_least: max(delay, at_least),
+            on_unresolved_call="tell_model" if chance.often(0.5) else "fail",
+        )
+        self.most = chance.number(1, 4)
+        self.run_timeout = 300.0 if chance.often(0.25) else None
+        self.witness = Witness(self.store, self.clock, self.options.attempts)
+        self.stage = Stage(chance, self.clock, self.witness)
+        self.model = Model(chance, self.deeds)
+        self.tools = Tools(chance, self.deeds, asks=chance.often(0.2))
+        self.ids = CountedIds()
+        self._cast()
+
+    # ------------------------------------------------------------ the cast
+
+    def _cast(self) -> None:
+        chance, crowd = self.chance, self.chance.allows("crowd")
+        workers, clients = chance.number(1, 4), chance.number(1, 3)
+        shelves = [self._conversation(chance.number(1, 2)) for _ in range(2)]
+        keys = [self.ids.new() for _ in range(3)]
+        for _ in range(workers if crowd else 1):
+            self._join(self._worker())
+        for _ in range(clients if crowd else 1):
+            mine = chance.number(1, 2)
+            start = chance.number(0, 3 - mine)
+            self._join(self._client(*chance.pick(shelves), keys[start : start + mine]))
+        if crowd and chance.often(0.5):
+            resources = self._resources()
+            self._join(Canceller(self.stage, resources.store, self._worker()))
+
+    def _conversation(self, company: int) -> tuple[str, Scope]:
+        scope = Scope(company, 1)
+        service = Service(self._resources(plain=True), self.ids, self.clock)
+        tools = [{"name": "confirm", "input_schema": {"type": "object"}}]
+        made = service.create_conversation(
+            {
+                "defaults": {
+                    "model": "simulated",
+                    "max_iterations": self.most,
+                    "client_tools": [{"alias": "user", "tools": tools}],
+                }
+            },
+            scope,
+        )
+        self.witness.shelves[made.id] = Shelf()
+        return made.id, scope
+
+    def _resources(self, *, plain: bool = False) -> Resources:
+        line = Line(self.store, self.witness, self.chance, self._meanwhile)
+        store: object = self.store if plain else line
+        return Resources(
+            store=cast(Store, store),  # a Line passes on every call it is given
+            choose_backend=lambda config: self.model,
+            servers={"rooms": self.tools},
+            directory=NoDirectory(),
+            options=self.options,
+        )
+
+    def _worker(self) -> Worker:
+        clock = SkewedClock(self.clock)
+        return Worker(self.stage, self._resources(), clock, self.run_timeout)
+
+    def _client(self, conversation: str, scope: Scope, keys: list[str]) -> Client:
+        service = Service(self._resources(), self.ids, self.clock)
+        return Client(self.stage, service, scope, conversation, keys)
+
+    def _join(self, actor: Acts) -> None:
+        clock = actor.clock if isinstance(actor, Worker) else SkewedClock(self.clock)
+        self.parts.append(Part(actor, clock))
+
+    # ------------------------------------------------------------ the play
+
+    def play(self) -> None:
+        """Step until everything has ended.
+
+        Raises:
+            Violation: an invariant did not hold.
+        """
+        while not self._ended():
+            self.steps += 1
+            if self.steps == STORMY:
+                self._calm()
+            if self.steps > LIMIT:
+                raise Violation("invariant 19: it never ended")
+            self._time()
+            self._go_on()
+        judge(self.witness, self.store, self.deeds, self.most)
+
+    def _ended(self) -> bool:
+        waiting = (p for p in self.parts if not isinstance(p.actor, Worker))
+        runs = self.witness.runs.values()
+        return all(p.over for p in waiting) and all(r.ended for r in runs)
+
+    def _calm(self) -> None:
+        self.chance.calm = True
+        for part in self.parts:
+            part.clock.frozen = None
+
+    def _time(self) -> None:
+        """Time passes; now and then by leaps, and not for everybody."""
+        chance, clock = self.chance, self.clock
+        clock.passed += chance.below(1.0 if not chance.calm else 5.0)
+        if chance.hit("clock", "jump"):
+            clock.passed += chance.pick((LEASE / 2, LEASE + 1, 3600.0, 31_536_000.0))
+        if chance.hit("clock", "skew"):
+            part = chance.pick(self.parts)
+            part.clock.skew = chance.pick((-3600.0, -LEASE, LEASE, 3600.0))
+        if chance.hit("clock", "frozen"):
+            part = chance.pick(self.parts)
+            thawed = part.clock.frozen is not None
+            part.clock.frozen = None if thawed else clock.passed
+
+    def _meanwhile(self) -> None:
+        """Let others go on while a call is on its way to the store."""
+        if self.nested < 2 and self.chance.often(0.15):
+            self.nested += 1
+            try:
+                self._go_on()
+            finally:
+                self.nested -= 1
+
+    def _go_on(self) -> None:
+        free = [i for i, part in enumerate(self.parts) if self._may_act(part)]
+        if not free:
+            return
+        index = self.chance.pick(free)
+        part = self.parts[index]
+        part.acting = True
+        try:
+            where = self._step(part)
+        except Died:
+            part.steps, where = None, "died"
+        finally:
+            part.acting = False
+        self.chance.note(f"{index} {where} {self.clock.passed:.6f}")
+
+    def _may_act(self, part: Part) -> bool:
+        return not part.acting and not part.over
+
+    def _step(self, part: Part) -> str:
+        if part.steps is None:
+            part.steps = iter(part.actor.steps())
+        elif self.chance.hit("crash", "at a boundary"):
+            raise Died
+        where = next(part.steps, None)
+        part.over = where is None
+        return where or "over"
+
+
+def simulate(seed: int, classes: Sequence[FaultClass] = CLASSES) -> Report:
+    """Live through everything a seed holds, with some classes of faults."""
+    chance = Chance(seed, classes)
+    simulation = Simulation(chance)
+    violation = None
+    try:
+        simulation.play()
+    except Violation as found:
+        violation = str(found)
+    ledgers = simulation.witness.runs.values()
+    faults = sorted(chance.faults.items())
+    return Report(
+        seed=seed,
+        steps=simulation.steps,
+        runs=tuple(ledger.status for ledger in ledgers),
+        faults=tuple((class_, kind, n) for (class_, kind), n in faults),
+        trace=chance.digest,
+        violation=violation,
+    )
+
+
+def shrink(seed: int) -> tuple[FaultClass, ...]:
+    """The classes of faults that a failing seed needs, tried one by one."""
+    needed = list(CLASSES)
+    for each in CLASSES:
+        fewer = [class_ for class_ in needed if class_ != each]
+        if simulate(seed, fewer).violation is not None:
+            needed = fewer
+    return tuple(needed)

@@ -1,0 +1,61 @@
+"""The store as one actor reaches it: over a line that breaks, watched by a witness."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from agentloop.ports import StoreUnavailableError
+from agentloop.stores.memory import MemoryStore
+from agentloop.testing.simulate.chance import Chance, Died
+from agentloop.testing.simulate.witness import Witness
+
+
+class Line:
+    """A `Store` whose calls may fail before or after they commit, or kill.
+
+    While a call is on its way, `meanwhile` lets other actors go on.
+    """
+
+    blocking = False
+
+    def __init__(
+        self,
+        store: MemoryStore,
+        witness: Witness,
+        chance: Chance,
+        meanwhile: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._witness = witness
+        self._chance = chance
+        self._meanwhile = meanwhile
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        call = getattr(self._store, name)
+
+        def over(*args: Any, **named: Any) -> Any:
+            self._chance.note(f"store {name}")
+            self._meanwhile()
+            self._risk(name, "before")
+            answer = self._ask(name, partial(call, **named), args)
+            self._risk(name, "after")
+            return answer
+
+        self.__dict__[name] = over
+        return over
+
+    def _ask(self, name: str, call: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        try:
+            answer = call(*args)
+        except Exception as error:
+            self._chance.note(f"refused {error}")
+            self._witness.refused(name, args, error)
+            raise
+        self._witness.saw(name, args, answer)
+        return answer
+
+    def _risk(self, name: str, when: str) -> None:
+        if self._chance.hit("store", f"{name} {when}"):
+            raise StoreUnavailableError(f"{name} failed {when} it committed")
+        if self._chance.hit("crash", f"{name} {when}"):
+            raise Died

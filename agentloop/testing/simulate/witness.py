@@ -1,0 +1,200 @@
+"""The witness: sees every answer of the real store, and judges it.
+
+It compares with ledgers after each call, and looks at the whole picture when all
+is over. The numbers in its verdicts are those of the invariants in the table of
+`agentloop.testing.simulate.judge`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from agentloop.core.content import Message
+from agentloop.core.history import problems
+from agentloop.core.machine import next_command
+from agentloop.core.phases import Finish
+from agentloop.ports import (
+    Checkpoint,
+    Claim,
+    ClaimRequest,
+    Final,
+    Lease,
+    LeaseLostError,
+    NewRunRow,
+    Reader,
+    RunRow,
+)
+from agentloop.runtime.desk import Desk
+from agentloop.stores.memory import MemoryStore
+from agentloop.testing.simulate.chance import Violation, WorldClock
+from agentloop.testing.simulate.ledger import Ledger, Shelf, require, same_insert
+from agentloop.wire import message_from
+from agentloop.wire.checkpoint import header_text, is_idle, state_from
+
+
+class Witness:
+    """Ledgers of all runs and shelves of all conversations of one simulation."""
+
+    def __init__(self, store: MemoryStore, clock: WorldClock, attempts: int) -> None:
+        self.runs: dict[str, Ledger] = {}
+        self.shelves: dict[str, Shelf] = {}
+        self.moment = 0
+        self._store = store
+        self._clock = clock
+        self._attempts = attempts
+        self._judges: dict[str, Callable[..., None]] = {
+            "insert_run": self._inserted,
+            "find_run": self._found,
+            "get_run": self._read,
+            "request_cancel": self._flagged,
+            "claim": self._claimed,
+            "heartbeat": self._prolonged,
+            "release": self._released,
+            "checkpoint": self._checkpointed,
+            "finalize": self._finalized,
+        }
+
+    @property
+    def _now(self) -> float:
+        return self._clock.now().timestamp()
+
+    def saw(self, name: str, args: tuple[Any, ...], answer: Any) -> None:
+        """Judge what the real store answered to a call."""
+        self.moment += 1
+        judge = self._judges.get(name)
+        if judge is not None:
+            judge(*args, answer)
+
+    def refused(self, name: str, args: tuple[Any, ...], error: Exception) -> None:
+        """Judge what the real store refused."""
+        self.moment += 1
+        if name not in {"heartbeat", "checkpoint", "finalize"}:
+            return
+        lease: Lease = args[0]
+        ledger = self.runs[lease.run_id]
+        revision = ledger.revision if name == "heartbeat" else args[1]
+        right = isinstance(error, LeaseLostError) and ledger.is_right(lease, revision)
+        require(not right, 11, f"{name} by the rightful {lease} was refused")
+
+    # ------------------------------------------------------------ callers
+
+    def _inserted(self, new: NewRunRow, answer: tuple[RunRow, bool]) -> None:
+        row, created = answer
+        shelf = self.shelves[new.conversation_id]
+        known = shelf.keys.get(new.client_op_id)
+        if known is not None:
+            kept = not created and row.id == known
+            require(kept, 5, f"{new.client_op_id} made {row.id} beside {known}")
+            self._read(None, row.id, row)
+            return
+        require(created and same_insert(row, new), 5, f"{row} came for {new}")
+        current = shelf.version == row.base_version
+        require(current, 3, f"{row.id} began at {row.base_version}, not the newest")
+        shelf.keys[new.client_op_id] = row.id
+        self.runs[row.id] = Ledger(row, self._attempts)
+
+    def _found(self, conversation_id: str, key: str, answer: RunRow | None) -> None:
+        known = self.shelves[conversation_id].keys.get(key)
+        found = None if answer is None else answer.id
+        require(found == known, 5, f"{key} found {found}, not {known}")
+
+    def _read(self, reader: Reader | None, run_id: str, row: RunRow | None) -> None:
+        ledger = self.runs.get(run_id)
+        if reader and ledger and not reader.sees(ledger.inserted.company_id, 0):
+            require(row is None, 15, f"{reader} sees {run_id}")
+            return
+        if row is None or ledger is None:
+            require(row is None and ledger is None, 5, f"{run_id} is {row}")
+            return
+        require(same_insert(ledger.inserted, row), 5, f"{run_id} changed: {row}")
+        if ledger.ended is not None:
+            require(row == ledger.ended, 7, f"{row} is not {ledger.ended}")
+        seen, known = (row.status, row.iterations), (ledger.status, ledger.iterations)
+        require(seen == known, 7, f"{run_id} is {seen}, not {known}")
+
+    def _flagged(self, reader: Reader, run_id: str, row: RunRow | None) -> None:
+        self._read(reader, run_id, row)
+        ledger = self.runs[run_id]
+        if row is None or ledger.ended is not None:
+            return
+        require(row.cancel_requested, 20, f"the cancel of {run_id} was not kept")
+        if ledger.cancelled_at is None:
+            ledger.cancelled_at = self.moment
+
+    # ------------------------------------------------------------ drivers
+
+    def _claimed(self, request: ClaimRequest, claim: Claim | None) -> None:
+        if claim is None:
+            wanted = [request.run_id] if request.run_id else list(self.runs)
+            due = [id_ for id_ in wanted if self._is_due(self.runs[id_])]
+            require(not due, 19, f"{due} are due, and none was handed out")
+            return
+        ledger = self.runs[claim.lease.run_id]
+        ledger.claimed(claim, self._now, request.lease_seconds)
+
+    def _is_due(self, ledger: Ledger) -> bool:
+        return ledger.ended is None and ledger.lease_until <= self._now
+
+    def _prolonged(self, lease: Lease, seconds: float, flagged: bool) -> None:
+        self.runs[lease.run_id].prolonged(lease, flagged, self._now, seconds)
+
+    def _released(self, lease: Lease, _: None) -> None:
+        self.runs[lease.run_id].released(lease)
+
+    def _checkpointed(
+        self,
+        lease: Lease,
+        revision: int,
+        change: Checkpoint,
+        *rest: Any,
+    ) -> None:
+        seconds, flagged = rest
+        ledger = self.runs[lease.run_id]
+        if ledger.checkpointed(lease, revision, change, flagged):
+            ledger.intend(self.moment)
+            ledger.lease_until = self._now + seconds
+        self.look(ledger)
+
+    def _finalized(
+        self, lease: Lease, revision: int, final: Final, row: RunRow
+    ) -> None:
+        ledger = self.runs[lease.run_id]
+        if ledger.finalized(lease, revision, final, row):
+            self.shelves[row.conversation_id].joined(ledger, row, final)
+            ledger.ended_at = self.moment
+        self.look(ledger)
+
+    # ------------------------------------------------------------ the whole picture
+
+    def look(self, ledger: Ledger) -> None:
+        """Compare a run and its conversation with what every reader sees."""
+        row = ledger.inserted
+        staged = list(self._store.run_messages(row.id))
+        require(staged == ledger.messages, 1, f"{row.id} staged {staged}")
+        self._read(None, row.id, self._store.get_run(Reader(row.company_id), row.id))
+        shelf = self.shelves[row.conversation_id]
+        page = self._store.messages(Reader(row.company_id), row.conversation_id)
+        if page is None:
+            raise Violation(f"invariant 1: {row.conversation_id} is gone")
+        require(page.version == shelf.version, 2, f"version {page.version}")
+        seen = [(each.run_id, each.sequence_no, each.body) for each in page.rows]
+        require(seen == shelf.rows, 1, f"readers see {seen}, not {shelf.rows}")
+
+    def check_desk(self, desk: Desk) -> None:
+        """What was just committed must give back the very state it came from."""
+        ledger, state = self.runs[desk.journal.run_id], desk.state
+        if isinstance(next_command(state), Finish) or ledger.header is None:
+            return
+        if is_idle(ledger.header) or ledger.token != desk.journal.lease.token:
+            return
+        log: list[Message] = [message_from(text) for text in ledger.messages]
+        known = state_from(
+            ledger.header, state.plan, state.routing, log, ledger.results
+        )
+        require(known == state, 13, f"{known} was stored for {state}")
+        same = header_text(known) == ledger.header
+        require(same, 13, f"{header_text(known)} is not {ledger.header}")
+
+    def check_history(self, shelf: Shelf) -> None:
+        """A conversation's messages make a legal history."""
+        found = problems([message_from(text) for _, _, text in shelf.rows])
+        require(not found, 6, found)
