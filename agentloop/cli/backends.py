@@ -8,7 +8,8 @@ A file (`--backends`) says the same for several data planes:
      "planes": {"0b8a…": {"kind": "cortex", "connection": "prod", "transport": "sql"}}}
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from attrs import frozen
@@ -32,12 +33,20 @@ class Chosen:
     planes: Mapping[str, Backend]
 
 
+@contextmanager
 def choose(
     name: str, endpoint_url: str | None, region: str | None, file: str | None
-) -> Chosen:
-    """What `--backend`, or else `--backends`, asks for."""
-    if file is None:
-        return Chosen(make_backend(name, endpoint_url, region), {})
+) -> Iterator[Chosen]:
+    """What `--backend`, or else `--backends`, asks for; connections end with it."""
+    with ExitStack() as stack:
+        if file is None:
+            maker = Maker(stack, endpoint_url, region)
+            yield Chosen(maker.make(name), {})
+        else:
+            yield _from_file(file, Maker(stack, None, None))
+
+
+def _from_file(file: str, maker: "Maker") -> Chosen:
     value = parts.read_json(file)
     if not isinstance(value, dict) or value.keys() - {"default", "planes"}:
         parts.stop(f"{file}: needs an object with 'default' and 'planes' only")
@@ -46,64 +55,72 @@ def choose(
         parts.stop(f"{file}: $.planes must be an object, by data_plane_id")
     default = value.get("default")
     return Chosen(
-        None if default is None else _from_spec(f"{file}: $.default", default),
+        None if default is None else maker.read(f"{file}: $.default", default),
         {
-            plane: _from_spec(f"{file}: $.planes.{plane}", spec)
+            plane: maker.read(f"{file}: $.planes.{plane}", spec)
             for plane, spec in planes.items()
         },
     )
 
 
-def make_backend(name: str, endpoint_url: str | None, region: str | None) -> Backend:
-    """The backend that one value names."""
-    kind, _, rest = name.partition(":")
-    if kind == "bedrock" and not rest:
-        return _bedrock(region, endpoint_url)
-    if kind == "cortex":
-        return _cortex({"connection": rest or None})
-    if kind != "script" or not rest:
-        parts.stop(
-            f"--backend {name!r} is unknown; "
-            "use bedrock, cortex, cortex:CONNECTION, or script:FILE"
-        )
-    return _script(rest)
+@frozen
+class Maker:
+    """Makes backends; what they need to be closed is closed by `stack`."""
 
+    stack: ExitStack
+    endpoint_url: str | None
+    region: str | None
 
-def _from_spec(place: str, spec: Any) -> Backend:
-    if isinstance(spec, str):
-        return make_backend(spec, None, None)
-    kind = str(spec.get("kind")) if isinstance(spec, dict) else ""
-    if kind not in _KEYS:
-        known = ", ".join(_KEYS)
-        parts.stop(f"{place}.kind must be one of {known}, not {kind!r}")
-    if strange := sorted(spec.keys() - _KEYS[kind]):
-        parts.stop(f"{place}.{strange[0]}: unknown key")
-    match kind:
-        case "bedrock":
-            return _bedrock(spec.get("region"), spec.get("endpoint_url"))
-        case "cortex":
-            return _cortex(spec)
-        case _:
-            return _script(spec.get("file", ""))
+    def make(self, name: str) -> Backend:
+        """The backend that one value names."""
+        kind, _, rest = name.partition(":")
+        if kind == "bedrock" and not rest:
+            return _bedrock(self.region, self.endpoint_url)
+        if kind == "cortex":
+            return self._cortex({"connection": rest or None})
+        if kind != "script" or not rest:
+            parts.stop(
+                f"--backend {name!r} is unknown; "
+                "use bedrock, cortex, cortex:CONNECTION, or script:FILE"
+            )
+        return _script(rest)
+
+    def read(self, place: str, spec: Any) -> Backend:
+        """The backend that an entry of a file describes."""
+        if isinstance(spec, str):
+            return self.make(spec)
+        kind = str(spec.get("kind")) if isinstance(spec, dict) else ""
+        if kind not in _KEYS:
+            parts.stop(f"{place}.kind must be one of {', '.join(_KEYS)}, not {kind!r}")
+        if strange := sorted(spec.keys() - _KEYS[kind]):
+            parts.stop(f"{place}.{strange[0]}: unknown key")
+        match kind:
+            case "bedrock":
+                return _bedrock(spec.get("region"), spec.get("endpoint_url"))
+            case "cortex":
+                return self._cortex(spec)
+            case _:
+                return _script(spec.get("file", ""))
+
+    def _cortex(self, spec: Mapping[str, Any]) -> Backend:
+        from agentloop.backends.cortex import CortexBackend
+
+        connection = connect(spec.get("connection"))
+        self.stack.callback(connection.close)
+        try:
+            return CortexBackend(
+                connection,
+                transport=spec.get("transport", "rest"),
+                emulate_tools=bool(spec.get("emulate_tools", False)),
+            )
+        except ValueError as error:
+            parts.stop(str(error))
 
 
 def _bedrock(region: str | None, endpoint_url: str | None) -> Backend:
     from agentloop.backends.bedrock import BedrockBackend
 
     return BedrockBackend(endpoint_url=endpoint_url, region=region)
-
-
-def _cortex(spec: Mapping[str, Any]) -> Backend:
-    from agentloop.backends.cortex import CortexBackend
-
-    try:
-        return CortexBackend(
-            connect(spec.get("connection")),
-            transport=spec.get("transport", "rest"),
-            emulate_tools=bool(spec.get("emulate_tools", False)),
-        )
-    except ValueError as error:
-        parts.stop(str(error))
 
 
 def connect(connection: str | Mapping[str, Any] | None) -> Any:

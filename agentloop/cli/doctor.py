@@ -76,9 +76,8 @@ def doctor(
             wrong = wrong or grade == "wrong"
             console.print(f"{_MARKS[grade]} {text}", highlight=False, soft_wrap=True)
         if model is not None and not wrong:
-            grade, text = _ask(
-                backends.make_backend(backend, endpoint_url, region), model
-            )
+            with backends.choose(backend, endpoint_url, region, None) as chosen:
+                grade, text = _ask(chosen.default, model)
             wrong = grade == "wrong"
             console.print(f"{_MARKS[grade]} {text}", highlight=False, soft_wrap=True)
     raise typer.Exit(1 if wrong else 0)
@@ -159,8 +158,10 @@ def _cortex(name: str) -> Iterator[Finding]:
 _WHO = "select current_user(), current_role(), current_region()"
 
 
-def _ask(backend: Backend, model: str) -> Finding:
+def _ask(backend: Backend | None, model: str) -> Finding:
     """One token from a model: the proof of role, region, model and token."""
+    if backend is None:
+        raise AssertionError("a --backend always names one")
     config = Config(model=model, max_tokens=1)
     setup = SessionSetup(config=config, system=None, specs=(), history=())
     log = Log(Message("user", (Text("Say a word."),)))

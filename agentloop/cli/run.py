@@ -54,20 +54,23 @@ def run(
     """
     scope = Scope(company, user)
     console = Console(stderr=json_only, quiet=json_only)
-    with parts.plain_errors(), parts.open_store(store) as opened:
-        chosen = backends.choose(backend, endpoint_url, region, backends_file)
-        with AgentLoop(
+    with (
+        parts.plain_errors(),
+        parts.open_store(store) as opened,
+        backends.choose(backend, endpoint_url, region, backends_file) as chosen,
+        AgentLoop(
             chosen.default,
             opened,
             parts.load_tools(tools or []),
             backends=chosen.planes,
-        ) as loop:
-            id_ = conversation or _create(loop, parts.read_json(config), scope)
-            console.print(f"[dim]conversation {id_}[/]")
-            ended = _drive(loop, id_, message, scope, console)
-            while ask and ended.status == "requires_action":
-                outputs = _answers(ended)
-                ended = _drive(loop, id_, outputs, scope, console)
+        ) as loop,
+    ):
+        id_ = conversation or _create(loop, parts.read_json(config), scope)
+        console.print(f"[dim]conversation {id_}[/]")
+        ended = _drive(loop, id_, message, scope, console)
+        while ask and ended.status == "requires_action":
+            outputs = _answers(ended)
+            ended = _drive(loop, id_, outputs, scope, console)
     _report(ended, console, json_only)
     raise typer.Exit(EXIT_CODES[ended.status])
 

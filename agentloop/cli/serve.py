@@ -104,7 +104,8 @@ def serve(
         )
         with ExitStack() as stack:
             opened = stack.enter_context(parts.open_store(store))
-            chosen = backends.choose(backend, endpoint_url, region, backends_file)
+            asked = backends.choose(backend, endpoint_url, region, backends_file)
+            chosen = stack.enter_context(asked)
             loop = AgentLoop(
                 chosen.default,
                 opened,
@@ -142,7 +143,8 @@ def worker(
     with parts.plain_errors(), ExitStack() as stack:
         configure_logging(json=json_logs)
         opened = stack.enter_context(parts.open_store(store))
-        chosen = backends.choose(backend, endpoint_url, region, backends_file)
+        wanted = backends.choose(backend, endpoint_url, region, backends_file)
+        chosen = stack.enter_context(wanted)
         loop = stack.enter_context(
             AgentLoop(
                 chosen.default,
