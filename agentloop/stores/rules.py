@@ -91,9 +91,11 @@ def check_change(lease: Lease, change: Checkpoint, standing: Standing) -> None:
             problem = f"{event.id} follows {last}"
             raise ValueError(f"event ids of run {lease.run_id} do not rise: {problem}")
         last = event.id
-    for row in (*change.jobs, *change.attempts):
-        if row.run_id != lease.run_id:
-            raise ValueError(f"rows of {row.run_id} came with the run {lease.run_id}")
+    owners = [job.run_id for job in change.jobs]
+    owners += [attempt.run_id for attempt in change.attempts]
+    for owner in owners:
+        if owner != lease.run_id:
+            raise ValueError(f"rows of {owner} came with the run {lease.run_id}")
 
 
 @frozen
