@@ -493,6 +493,7 @@ def test_threads_renew_once() -> None:
             found = list(pool.map(lambda s: s.infer(ASKED, JOB, None), sessions))
         assert all(replied(one) for one in found)
         assert (sf.renewals, sf.inferences) == (1, 8)
+        assert sf.statements == ("select 1",)
 
 
 def test_a_closed_connection() -> None:
