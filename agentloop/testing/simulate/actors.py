@@ -67,7 +67,8 @@ class Worker:
         """Claim and drive, for ever."""
         while True:
             yield "look"
-            yield from self.once(self._wanted())
+            if self.stage.witness.anything_due() or self.stage.chance.often(0.1):
+                yield from self.once(self._wanted())
 
     def _wanted(self) -> str | None:
         """Any run, or this very one: a resumer."""
@@ -82,14 +83,24 @@ class Worker:
         """Claim a run and drive it as far as it goes."""
         try:
             claim = self._claim(run_id)
-            if claim is not None:
-                yield from Drive(self, claim).steps()
+            if claim is None:
+                return
+            yield from self._drive(claim)
         except LeaseLostError:
             self.stage.chance.note("lease lost")
         except StoreUnavailableError:
             self.stage.chance.note("store away")
         except Exception as error:
             raise Violation(f"invariant 18: a driver raised {error!r}") from error
+
+    def _drive(self, claim: Claim) -> Steps:
+        """Drive; sometimes give back a lease that is no longer held."""
+        try:
+            yield from Drive(self, claim).steps()
+        except LeaseLostError:
+            if self.stage.chance.hit("answer", "released late"):
+                self.resources.store.release(claim.lease)
+            raise
 
     def _claim(self, run_id: str | None) -> Claim | None:
         return self.resources.store.claim(
@@ -119,9 +130,7 @@ class Drive:
         worker = self._worker
         ready = prepare(self._claim, worker.resources)
         yield "prepared"
-        desk = desk_for(
-            self._claim, ready, worker.resources, worker.hub, worker.clock
-        )
+        desk = desk_for(self._claim, ready, worker.resources, worker.hub, worker.clock)
         desk.journal.rest = self._pass_time
         while not desk.finished:
             if desk.idle and self._chance.hit("crash", "drained"):
@@ -136,7 +145,7 @@ class Drive:
             yield from self._move(desk)
         yield "finishing"
         row = desk.finish()
-        require(row.result is not None, 4, f"{row} has not ended")
+        require(row.result is not None, 4, f"{row.id} has not ended")
 
     def _pass_time(self, seconds: float) -> None:
         self._stage.clock.passed += seconds
@@ -188,8 +197,10 @@ class Drive:
     def _hear(self, desk: Desk) -> Steps:
         """Take an answer: late, out of order, once more, or just so."""
         chance, at = self._chance, 0
-        if len(self._answers) > 1 and chance.hit("answer", "reordered"):
-            at = chance.number(1, len(self._answers) - 1)
+        if chance.allows("answer") and len(self._answers) > 1:
+            at = chance.number(0, len(self._answers) - 1)
+            if at > 0:
+                chance.count("answer", "reordered")
         done = self._answers.pop(at)
         if chance.hit("answer", "late"):
             self._pass_time(chance.below(3 * self._claim_seconds))
@@ -205,11 +216,11 @@ class Drive:
     def _again(self, desk: Desk, done: Performed) -> None:
         """An answer that was taken changes nothing any more."""
         same = step(desk.state, done.event) is desk.state
-        require(same, 12, f"{done.event} was accepted again by {desk.state.phase}")
+        require(same, 12, f"{effect_id(done.effect)} was accepted again")
         before = desk.state
         desk.take([done])
         stays = desk.state is before or isinstance(desk.state.phase, Finished)
-        require(stays, 12, f"{done.event} was accepted again by the desk")
+        require(stays, 12, f"{effect_id(done.effect)} was taken again")
 
 
 @define
@@ -229,6 +240,8 @@ class Client:
         """One run after the other; a client that died goes on where it was."""
         while self.done < len(self.keys):
             yield "asking"
+            if self.run_id is not None and self.stage.chance.often(0.7):
+                continue
             try:
                 run = self._ask()
                 self._note(run)
@@ -294,7 +307,7 @@ class Canceller:
         while not chance.calm:
             yield "watching"
             runs = list(self.stage.witness.runs.values())
-            if not runs or not chance.often(0.1):
+            if not runs or not chance.often(0.02):
                 continue
             row = chance.pick(runs).inserted
             chance.count("crowd", "cancel")

@@ -17,7 +17,7 @@ CLASSES: tuple[FaultClass, ...] = ("crash", "answer", "store", "clock", "crowd")
 errors before and after a commit; clocks that jump, freeze and differ; several
 clients, resumers and cancels at once."""
 
-_RATES = (0.0, 0.01, 0.04, 0.12)
+_RATES = (0.0, 0.005, 0.02, 0.06)
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 

@@ -11,8 +11,10 @@ small rows, 18 typed errors only, 19 everything ends, 20 cancels are heard,
 """
 
 from collections import Counter
+from collections.abc import Iterator
 
 from agentloop.core.content import ToolResult, tool_uses
+from agentloop.core.history import unanswered
 from agentloop.core.run import Usage
 from agentloop.ports import Reader, RunRow
 from agentloop.runtime.present import attempts_of, effect_key, job_id
@@ -49,7 +51,7 @@ def judge(witness: Witness, store: MemoryStore, deeds: Deeds, most: int) -> None
 def _check_jobs(ledger: Ledger, row: RunRow, store: MemoryStore, most: int) -> None:
     jobs = store.list_jobs(Reader(row.company_id), row.id)
     expected = [job_id(row.id, i) for i in range(1, row.iterations + 1)]
-    require([job.id for job in jobs] == expected, 8, f"{row.id} has the jobs {jobs}")
+    require([job.id for job in jobs] == expected, 8, f"{row.id} has {len(jobs)} jobs")
     require(row.iterations <= most, 8, f"{row.id} took {row.iterations} iterations")
     events = store.events(Reader(row.company_id), row.id)
     ids = [event.id for event in events]
@@ -74,9 +76,11 @@ def _check_attempts(
             stored.add((iteration, each.number))
             if told.outcome != "lost" and "given up" not in (told.message or ""):
                 real = deeds.spent.get((job_id(row.id, iteration), each.number))
-                require(told.usage == real, 14, f"{row.id}: {told}, spent {real}")
+                require(
+                    told.usage == real, 14, f"{row.id}: {each.number} cost otherwise"
+                )
     usage = result_fields(row.result or "").usage
-    require(usage == total, 14, f"{row.id}: {usage}, but its attempts sum to {total}")
+    require(usage == total, 14, f"{row.id}: usage is not the sum")
     for key, number in ledger.begun:
         if key.startswith("infer ") and not _came_late(ledger, key, number):
             place = (int(key.removeprefix("infer ")), number)
@@ -89,20 +93,28 @@ def _came_late(ledger: Ledger, key: str, number: int) -> bool:
 
 def _check_calls(ledger: Ledger, row: RunRow, deeds: Deeds) -> None:
     """A result that is no error comes from a call that was executed."""
+    for key in _answered(ledger):
+        ran = deeds.executed[effect_key(row.id, key)] > 0
+        require(ran, 9, f"{row.id}: a result of {key}, which never ran")
+    log = [message_from(text) for text in ledger.messages]
+    conflict = "AgentLoopConcurrentConversationAppend" in (row.result or "")
+    waits = row.status == "requires_action" or conflict  # which joins nothing
+    closed = waits or not unanswered(log)
+    require(closed, 6, f"{row.id} is {row.status} and leaves calls open")
+
+
+def _answered(ledger: Ledger) -> Iterator[str]:
+    """The keys of the calls that have results of their own."""
     iteration = 0
     keys: dict[str, str] = {}
-    for text in ledger.messages:
-        message = message_from(text)
+    for message in map(message_from, ledger.messages):
         if message.role == "assistant":
             iteration += 1
             uses = tool_uses(message)
-            keys = {u.tool_use_id: f"{iteration}.{i}" for i, u in enumerate(uses)}
+            keys = {use.tool_use_id: f"{iteration}.{i}" for i, use in enumerate(uses)}
         elif message.role == "tool":
-            for block in message.content:
-                if isinstance(block, ToolResult) and not block.is_error:
-                    key = effect_key(row.id, keys[block.tool_use_id])
-                    ran = deeds.executed[key] > 0
-                    require(ran, 9, f"{row.id}: {block} of a call that never ran")
+            results = [b for b in message.content if isinstance(b, ToolResult)]
+            yield from (keys[r.tool_use_id] for r in results if not r.is_error)
 
 
 def _check_executions(deeds: Deeds) -> None:

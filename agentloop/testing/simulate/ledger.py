@@ -87,7 +87,7 @@ class Ledger:
             self.iterations,
             self.cancelled_at is not None,
         )
-        require(seen == known, 13, f"{told}: {seen} is not {known}")
+        require(seen == known, 13, f"{told}: it tells another story")
         self.status = "running"
         self.token = claim.lease.token
         self.claimed_revision = self.revision
@@ -125,7 +125,7 @@ class Ledger:
         """A finalize was answered; returns whether it was this one that ended."""
         if self.ended is not None:
             require(lease.token == self.ended_by, 4, f"{lease} ended it again")
-            require(row == self.ended, 7, f"{row} is not {self.ended}")
+            require(row == self.ended, 7, f"{row.id} ended otherwise before")
             return False
         self.holds(lease, "finalize")
         require(revision == self.revision, 11, f"an end after {revision} was taken")
@@ -139,10 +139,12 @@ class Ledger:
         require(lease.token == self.token, 11, f"{what} by {lease}, now {self.token}")
         require(self.ended is None, 7, f"{what} by {lease} after the end")
 
-    def is_right(self, lease: Lease, revision: int) -> bool:
+    def is_right(self, what: str, lease: Lease, revision: int) -> bool:
         """Whether a store has no reason to refuse this holder."""
+        if self.ended is not None:
+            return what == "finalize" and lease.token == self.ended_by
         fits = revision in {self.revision, self.revision - 1}
-        return self.ended is None and lease.token == self.token and fits
+        return lease.token == self.token and fits
 
     def _knows_cancel(self, flagged: bool) -> None:
         known = self.cancelled_at is not None
@@ -231,6 +233,9 @@ class Shelf:
         require(row.status == expected, 3, f"{row.id}: {row.status}, not {expected}")
         result = final.result if in_time or not final.keep else final.conflict_result
         require(row.result == result, 3, f"{row.id} ended with another result")
+        if final.keep and not in_time and final.status != "failed":
+            type_ = "AgentLoopConcurrentConversationAppend"
+            require(type_ in (row.result or ""), 3, f"{row.id} does not say {type_}")
         if final.keep and in_time:
             for text in ledger.messages:
                 self.version += 1

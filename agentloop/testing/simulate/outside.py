@@ -95,9 +95,9 @@ class Model:
     def _turn(self) -> tuple[tuple[Block, ...], StopReason]:
         chance = self._chance
         roll = chance.below(1.0)
-        if roll < 0.35:
+        if roll < 0.25:
             return (Text("done"),), "end_turn"
-        if roll < 0.38:
+        if roll < 0.27:
             return (Text("cut"),), "max_tokens"
         names = [f"rooms-{chance.pick(tuple(POLICIES))}"]
         while len(names) < 4 and chance.often(0.45):

@@ -5,6 +5,7 @@ from typing import cast
 
 from attrs import define, frozen
 
+from agentloop.core.config import Config
 from agentloop.core.run import Scope
 from agentloop.ports import Store
 from agentloop.runtime.options import Options
@@ -29,7 +30,10 @@ from agentloop.testing.simulate.stores import Line
 from agentloop.testing.simulate.witness import Witness
 
 LEASE = 30.0
-STORMY = 160
+
+_IDLE = frozenset({"look", "asking", "watching", "waiting"})
+_LEAPS = (15.0, 15.0, LEASE - 1, LEASE + 1, LEASE + 1, 3600.0, 31_536_000.0)
+STORMY = 200
 """Steps with faults; afterwards everything must end by itself."""
 LIMIT = 6000
 """Steps after which a simulation that has not ended never will."""
@@ -59,6 +63,7 @@ class Part:
     steps: Iterator[str] | None = None
     acting: bool = False
     over: bool = False
+    at: str = ""
 
 
 class Simulation:
@@ -74,16 +79,16 @@ class Simulation:
         self.store = MemoryStore(self.clock)
         self.options = Options(
             lease=LEASE,
-            attempts=chance.number(2, 4),
+            attempts=chance.number(2, 6),
             parallel_tools=chance.number(1, 3),
             pause=lambda delay, at_least: max(delay, at_least),
             on_unresolved_call="tell_model" if chance.often(0.5) else "fail",
         )
-        self.most = chance.number(1, 4)
-        self.run_timeout = 300.0 if chance.often(0.25) else None
+        self.most = chance.number(2, 6)
+        self.run_timeout = 300.0 if chance.often(0.15) else None
         self.witness = Witness(self.store, self.clock, self.options.attempts)
         self.stage = Stage(chance, self.clock, self.witness)
-        self.model = Model(chance, self.deeds)
+        self.models = {"simulated": Model(chance, self.deeds)}
         self.tools = Tools(chance, self.deeds, asks=chance.often(0.2))
         self.ids = CountedIds()
         self._cast()
@@ -127,11 +132,14 @@ class Simulation:
         store: object = self.store if plain else line
         return Resources(
             store=cast(Store, store),  # a Line passes on every call it is given
-            choose_backend=lambda config: self.model,
+            choose_backend=self._backend,
             servers={"rooms": self.tools},
             directory=NoDirectory(),
             options=self.options,
         )
+
+    def _backend(self, config: Config) -> Model:
+        return self.models[config.model]
 
     def _worker(self) -> Worker:
         clock = SkewedClock(self.clock)
@@ -164,9 +172,9 @@ class Simulation:
         judge(self.witness, self.store, self.deeds, self.most)
 
     def _ended(self) -> bool:
-        waiting = (p for p in self.parts if not isinstance(p.actor, Worker))
-        runs = self.witness.runs.values()
-        return all(p.over for p in waiting) and all(r.ended for r in runs)
+        if any(isinstance(p.actor, Client) and not p.over for p in self.parts):
+            return False
+        return all(ledger.ended for ledger in self.witness.runs.values())
 
     def _calm(self) -> None:
         self.chance.calm = True
@@ -176,9 +184,10 @@ class Simulation:
     def _time(self) -> None:
         """Time passes; now and then by leaps, and not for everybody."""
         chance, clock = self.chance, self.clock
-        clock.passed += chance.below(1.0 if not chance.calm else 5.0)
+        idle = all(part.at in _IDLE for part in self.parts)
+        clock.passed += chance.below(12.0 if idle else 1.0)
         if chance.hit("clock", "jump"):
-            clock.passed += chance.pick((LEASE / 2, LEASE + 1, 3600.0, 31_536_000.0))
+            clock.passed += chance.pick(_LEAPS)
         if chance.hit("clock", "skew"):
             part = chance.pick(self.parts)
             part.clock.skew = chance.pick((-3600.0, -LEASE, LEASE, 3600.0))
@@ -201,6 +210,8 @@ class Simulation:
         if not free:
             return
         index = self.chance.pick(free)
+        if self.parts[index].at in _IDLE:
+            index = self.chance.pick(free)  # prefer those who have something to do
         part = self.parts[index]
         part.acting = True
         try:
@@ -209,6 +220,7 @@ class Simulation:
             part.steps, where = None, "died"
         finally:
             part.acting = False
+        part.at = where
         self.chance.note(f"{index} {where} {self.clock.passed:.6f}")
 
     def _may_act(self, part: Part) -> bool:

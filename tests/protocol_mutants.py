@@ -1,0 +1,516 @@
+"""Breakages of the protocol, each applied by patching and known by its name.
+
+Every one of them drops or bends a single rule of the machine, the journal, the
+preparation or the store. `python -m tests.protocol_mutants --seeds 20000` hunts each
+and prints the first seed that kills it.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from agentloop.core import machine
+from agentloop.core.phases import CallingTools, Inferring
+from agentloop.core.run import Usage
+from agentloop.runtime import desk, journal, prepare
+from agentloop.runtime.desk import Desk
+from agentloop.runtime.journal import Journal
+from agentloop.stores import memory, memory_rows, rules
+from agentloop.stores.memory import MemoryStore
+from agentloop.testing.simulate import simulate
+
+Patch = pytest.MonkeyPatch
+MUTANTS: dict[str, Callable[[Patch], None]] = {}
+
+
+def mutant(apply: Callable[[Patch], None]) -> Callable[[Patch], None]:
+    """Register a breakage under its name."""
+    MUTANTS[apply.__name__] = apply
+    return apply
+
+
+# ---------------------------------------------------------------- the store
+
+
+@mutant
+def finalize_without_comparing_versions(patch: Patch) -> None:
+    right = rules.ending
+    patch.setattr(memory, "ending", lambda final, *, in_time: right(final, in_time=True))
+
+
+@mutant
+def fence_ignores_the_token(patch: Patch) -> None:
+    right = rules.fence
+
+    def fence(lease: Any, standing: Any) -> Any:
+        right(evolve(lease, token=standing.token), standing)
+        return standing
+
+    patch.setattr(memory, "fence", fence)
+
+
+@mutant
+def fence_takes_the_last_two_tokens(patch: Patch) -> None:
+    right = rules.fence
+
+    def fence(lease: Any, standing: Any) -> Any:
+        near = standing.token - 1 <= lease.token
+        return right(evolve(lease, token=standing.token) if near else lease, standing)
+
+    patch.setattr(memory, "fence", fence)
+
+
+@mutant
+def token_does_not_rise(patch: Patch) -> None:
+    right = MemoryStore.claim
+
+    def claim(self: Any, request: Any) -> Any:
+        found = right(self, request)
+        if found is None or found.lease.token == 1:
+            return found
+        run = self._runs[found.lease.run_id]
+        run.token -= 1
+        return evolve(found, lease=evolve(found.lease, token=run.token))
+
+    patch.setattr(MemoryStore, "claim", claim)
+
+
+@mutant
+def release_keeps_the_token(patch: Patch) -> None:
+    def release(self: Any, lease: Any) -> None:
+        run = self._runs[lease.run_id]
+        if run.token == lease.token and run.completed_at is None:
+            run.lease_until = 0.0
+
+    patch.setattr(MemoryStore, "release", release)
+
+
+@mutant
+def release_by_anybody(patch: Patch) -> None:
+    def release(self: Any, lease: Any) -> None:
+        run = self._runs[lease.run_id]
+        if run.completed_at is None:
+            run.token += 1
+            run.lease_until = 0.0
+
+    patch.setattr(MemoryStore, "release", release)
+
+
+@mutant
+def claim_before_the_lease_ran_out(patch: Patch) -> None:
+    right = MemoryStore._due
+    patch.setattr(MemoryStore, "_due", lambda self, r, now: right(self, r, now + 5.0))
+
+
+@mutant
+def claim_long_after_the_lease_ran_out(patch: Patch) -> None:
+    right = MemoryStore._due
+    patch.setattr(MemoryStore, "_due", lambda self, r, now: right(self, r, now - 5.0))
+
+
+@mutant
+def checkpoint_does_not_prolong(patch: Patch) -> None:
+    right = MemoryStore.checkpoint
+
+    def checkpoint(self: Any, lease: Any, *args: Any) -> Any:
+        run = self._runs[lease.run_id]
+        until = run.lease_until
+        flagged = right(self, lease, *args)
+        run.lease_until = until
+        return flagged
+
+    patch.setattr(MemoryStore, "checkpoint", checkpoint)
+
+
+@mutant
+def heartbeat_of_a_lost_lease(patch: Patch) -> None:
+    def heartbeat(self: Any, lease: Any, seconds: float) -> bool:
+        run = self._runs[lease.run_id]
+        run.lease_until = self._seconds() + seconds
+        return run.cancel_requested
+
+    patch.setattr(MemoryStore, "heartbeat", heartbeat)
+
+
+@mutant
+def repeated_checkpoint_is_kept_again(patch: Patch) -> None:
+    patch.setattr(memory, "repeated", lambda lease, revision, standing: False)
+
+
+@mutant
+def repeated_checkpoint_is_refused(patch: Patch) -> None:
+    def repeated(lease: Any, revision: int, standing: Any) -> bool:
+        rules.check_revision(lease, revision, standing)
+        return False
+
+    patch.setattr(memory, "repeated", repeated)
+
+
+@mutant
+def repeated_finalize_is_refused(patch: Patch) -> None:
+    right = MemoryStore.finalize
+
+    def finalize(self: Any, lease: Any, *args: Any) -> Any:
+        rules.fence(lease, self._runs[lease.run_id].standing())
+        return right(self, lease, *args)
+
+    patch.setattr(MemoryStore, "finalize", finalize)
+
+
+@mutant
+def cancel_is_not_kept(patch: Patch) -> None:
+    patch.setattr(MemoryStore, "request_cancel", MemoryStore.get_run)
+
+
+@mutant
+def checkpoint_does_not_tell_of_a_cancel(patch: Patch) -> None:
+    right = MemoryStore.checkpoint
+
+    def checkpoint(self: Any, *args: Any) -> bool:
+        right(self, *args)
+        return False
+
+    patch.setattr(MemoryStore, "checkpoint", checkpoint)
+
+
+@mutant
+def key_is_not_unique(patch: Patch) -> None:
+    right = MemoryStore.insert_run
+
+    def insert_run(self: Any, new: Any) -> Any:
+        runs = self._conversations[new.conversation_id].runs
+        hidden = runs.pop(new.client_op_id, None)
+        row, created = right(self, new)
+        if hidden is not None:
+            runs[hidden.inserted.id] = hidden
+        return row, created
+
+    patch.setattr(MemoryStore, "insert_run", insert_run)
+    patch.setattr(MemoryStore, "find_run", lambda *_: None)
+
+
+@mutant
+def results_outlive_their_turn(patch: Patch) -> None:
+    right = memory_rows.Run.commit
+
+    def commit(self: Any, change: Any, now: str) -> None:
+        kept = dict(self.results)
+        right(self, change, now)
+        self.results.update(kept)
+
+    patch.setattr(memory_rows.Run, "commit", commit)
+
+
+@mutant
+def staged_messages_are_seen(patch: Patch) -> None:
+    right = MemoryStore.checkpoint
+
+    def checkpoint(self: Any, lease: Any, *args: Any) -> Any:
+        flagged = right(self, lease, *args)
+        run = self._runs[lease.run_id]
+        conversation = self._conversations[run.inserted.conversation_id]
+        if run.messages and not any(
+            s.run_id == lease.run_id for s in conversation.segments
+        ):
+            conversation.join(run, self._now())
+        return flagged
+
+    patch.setattr(MemoryStore, "checkpoint", checkpoint)
+
+
+# ---------------------------------------------------------------- the machine
+
+
+def _on_recovery_as(patch: Patch, in_doubt: str) -> None:
+    right = machine._recover_calls
+
+    def recover(state: Any, phase: Any) -> Any:
+        calls = tuple(
+            evolve(call, route=evolve(call.route, in_doubt=in_doubt))
+            for call in phase.calls
+        )
+        return right(state, evolve(phase, calls=calls))
+
+    patch.setattr(machine, "_recover_calls", recover)
+
+
+@mutant
+def recovery_runs_every_call_again(patch: Patch) -> None:
+    _on_recovery_as(patch, "repeat")
+
+
+@mutant
+def recovery_forgets_the_attempt(patch: Patch) -> None:
+    right = machine._on_recovery
+
+    def recover(state: Any, phase: Any) -> Any:
+        return state if isinstance(phase, Inferring) else right(state, phase)
+
+    patch.setattr(machine, "_on_recovery", recover)
+
+
+@mutant
+def recovery_leaves_calls_open(patch: Patch) -> None:
+    right = machine._on_recovery
+
+    def recover(state: Any, phase: Any) -> Any:
+        return state if isinstance(phase, CallingTools) else right(state, phase)
+
+    patch.setattr(machine, "_on_recovery", recover)
+
+
+@mutant
+def recovery_drops_the_unknown_usage(patch: Patch) -> None:
+    right = machine._on_recovery
+
+    def recover(state: Any, phase: Any) -> Any:
+        return evolve(right(state, phase), usage=state.usage)
+
+    patch.setattr(machine, "_on_recovery", recover)
+
+
+@mutant
+def attempts_are_not_capped(patch: Patch) -> None:
+    right = machine._on_recovery
+
+    def recover(state: Any, phase: Any) -> Any:
+        plan = evolve(state.plan, attempts=10**6)
+        return evolve(right(evolve(state, plan=plan), phase), plan=state.plan)
+
+    patch.setattr(machine, "_on_recovery", recover)
+
+
+@mutant
+def late_answers_of_the_model_are_taken(patch: Patch) -> None:
+    right = machine._on_model
+
+    def on_model(state: Any, event: Any) -> Any:
+        if not isinstance(state.phase, Inferring):
+            return state
+        current = evolve(
+            event, iteration=state.iterations, attempt=state.phase.attempt
+        )
+        return right(state, current)
+
+    patch.setattr(machine, "_on_model", on_model)
+
+
+@mutant
+def late_failures_of_calls_are_taken(patch: Patch) -> None:
+    right = machine._on_tool
+
+    def on_tool(state: Any, event: Any) -> Any:
+        if isinstance(event, machine.ToolFailed) and isinstance(
+            state.phase, CallingTools
+        ):
+            for call in state.phase.calls:
+                if call.key == event.key:
+                    event = evolve(event, attempt=call.attempt)
+        return right(state, event)
+
+    patch.setattr(machine, "_on_tool", on_tool)
+
+
+@mutant
+def iterations_are_counted_twice(patch: Patch) -> None:
+    right = machine._begin
+
+    def begin(state: Any) -> Any:
+        after = right(state)
+        return evolve(after, iterations=after.iterations + (after.iterations == 2))
+
+    patch.setattr(machine, "_begin", begin)
+
+
+@mutant
+def usage_of_failures_is_dropped(patch: Patch) -> None:
+    right = machine._retry_inference
+
+    def retry(state: Any, attempt: int, failure: Any) -> Any:
+        return evolve(right(state, attempt, failure), usage=Usage())
+
+    patch.setattr(machine, "_retry_inference", retry)
+
+
+@mutant
+def iterations_are_not_limited(patch: Patch) -> None:
+    right = machine._plan_calls
+
+    def plan_calls(state: Any, uses: Any) -> Any:
+        plan = evolve(state.plan, max_iterations=99)
+        return evolve(right(evolve(state, plan=plan), uses), plan=state.plan)
+
+    patch.setattr(machine, "_plan_calls", plan_calls)
+
+
+@mutant
+def calls_stay_open_when_a_run_fails(patch: Patch) -> None:
+    def fail(state: Any, type_: str, message: str) -> Any:
+        return machine._finish(state, machine.Failed(type_, message))
+
+    patch.setattr(machine, "_fail", fail)
+
+
+@mutant
+def results_stand_in_no_order(patch: Patch) -> None:
+    right = machine._answered
+
+    def answered(phase: Any, index: int, result: Any) -> Any:
+        last = max(i for i, known in enumerate(phase.results) if known is None)
+        return right(phase, last, result)
+
+    patch.setattr(machine, "_answered", answered)
+
+
+# ---------------------------------------------------------------- the runtime
+
+
+@mutant
+def effects_begin_before_the_commit(patch: Patch) -> None:
+    right = Desk.commit
+    patch.setattr(
+        Desk, "commit", lambda self: right(self) if self.finished else None
+    )
+
+
+@mutant
+def desk_does_not_hear_of_a_cancel(patch: Patch) -> None:
+    right = Journal.commit
+
+    def commit(self: Any, *args: Any, **named: Any) -> bool:
+        right(self, *args, **named)
+        return False
+
+    patch.setattr(Journal, "commit", commit)
+
+
+@mutant
+def desk_begins_effects_twice(patch: Patch) -> None:
+    right = Desk.ready
+
+    def ready(self: Any) -> Any:
+        found = right(self)
+        return [*found, *found[:1]]
+
+    patch.setattr(Desk, "ready", ready)
+
+
+@mutant
+def journal_stages_messages_again(patch: Patch) -> None:
+    right = Journal._committed
+
+    def committed(self: Any, change: Any) -> None:
+        before = self._messages
+        right(self, change)
+        self._messages = before
+
+    patch.setattr(Journal, "_committed", committed)
+
+
+@mutant
+def journal_forgets_results(patch: Patch) -> None:
+    patch.setattr(Journal, "_new_results", lambda self, state: ())
+
+
+@mutant
+def journal_stores_results_again(patch: Patch) -> None:
+    right = Journal._committed
+
+    def committed(self: Any, change: Any) -> None:
+        right(self, change)
+        self._results.clear()
+
+    patch.setattr(Journal, "_committed", committed)
+
+
+@mutant
+def journal_drops_attempts(patch: Patch) -> None:
+    patch.setattr(Journal, "record", lambda self, attempt: None)
+
+
+@mutant
+def journal_repeats_attempts(patch: Patch) -> None:
+    right = Journal._committed
+
+    def committed(self: Any, change: Any) -> None:
+        kept = list(self._attempts)
+        right(self, change)
+        self._attempts.extend(kept[-1:])
+
+    patch.setattr(Journal, "_committed", committed)
+
+
+@mutant
+def journal_keeps_its_revision(patch: Patch) -> None:
+    right = Journal._checkpoint
+
+    def checkpoint(self: Any, change: Any) -> bool:
+        flagged = right(self, change)
+        self._revision = max(self._revision - 1, 1)
+        return flagged
+
+    patch.setattr(Journal, "_checkpoint", checkpoint)
+
+
+@mutant
+def journal_does_not_try_again(patch: Patch) -> None:
+    def once(self: Any, call: Any) -> Any:
+        try:
+            return call()
+        except journal.StoreUnavailableError:
+            return False
+
+    patch.setattr(Journal, "_stubbornly", once)
+
+
+@mutant
+def a_lost_race_is_told_as_success(patch: Patch) -> None:
+    patch.setattr(Journal, "_lost_race", lambda self, command: command)
+
+
+@mutant
+def resuming_forgets_what_was_lost(patch: Patch) -> None:
+    patch.setattr(prepare, "_lost_attempt", lambda state, run_id: None)
+
+
+@mutant
+def resuming_recovers_nothing(patch: Patch) -> None:
+    patch.setattr(prepare, "Recovered", prepare.CancelRequested)
+
+
+@mutant
+def resuming_ignores_that_nothing_began(patch: Patch) -> None:
+    patch.setattr(prepare, "is_idle", lambda header: True)
+
+
+@mutant
+def giving_back_says_nothing_of_it(patch: Patch) -> None:
+    patch.setattr(desk.Desk, "idle", property(lambda self: True))
+
+
+def kills(name: str, seed: int) -> str | None:
+    """What a seed says of a mutant; None when it does not notice."""
+    with pytest.MonkeyPatch.context() as patch:
+        MUTANTS[name](patch)
+        return simulate(seed).violation
+
+
+def hunt(seeds: int) -> int:
+    """Print the first killing seed of each mutant; how many survived."""
+    survivors = 0
+    for name in MUTANTS:
+        found = next((s for s in range(seeds) if kills(name, s)), None)
+        why = "SURVIVED" if found is None else kills(name, found)
+        print(f'    "{name}": {found},  # {why}'[:150], flush=True)
+        survivors += found is None
+    return survivors
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m tests.protocol_mutants")
+    parser.add_argument("--seeds", type=int, default=20_000)
+    sys.exit(1 if hunt(parser.parse_args().seeds) else 0)
