@@ -33,6 +33,8 @@ from agentloop.runtime.face import AgentLoop
 
 Ready: TypeAlias = Callable[[str], object]
 _TICK = 0.05
+BACKLOG = 2048
+"""Connections that may wait to be accepted."""
 _ASKED_TO_END = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -189,6 +191,7 @@ def _listener(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
+        listener.listen(BACKLOG)  # who comes before uvicorn is up waits
     except OSError:
         listener.close()
         raise

@@ -1,0 +1,231 @@
+"""The server: up, served over sockets, walked through with curl, and drained."""
+
+import asyncio
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.request import Request, urlopen
+
+import pytest
+from attrs import evolve
+
+from agentloop import AgentLoop, AsyncAgentLoop
+from agentloop.http import HttpOptions, fixed_tokens
+from agentloop.http.serve import Server, Serving, serve, served
+from agentloop.testing.scripted import ScriptedBackend, calls, says
+from tests.http_world import ALICE, TOKENS, run_body
+from tests.serve_program import ITERATIONS, opened
+from tests.shell import run_shell, serving
+
+WALK = (Path(__file__).parent / "http_walk.sh").read_text()
+
+
+def ask(url: str, path: str, body: Any = None) -> Any:
+    """One request over a socket; the JSON of its answer."""
+    data = None if body is None else json.dumps(body).encode()
+    request = Request(url + path, data, {"Authorization": "Bearer alice"})
+    with urlopen(request, timeout=30) as answer:
+        return json.loads(answer.read())
+
+
+def started(url: str) -> str:
+    """The id of a run that was just started over HTTP."""
+    made = ask(url, "/agents/conversations", {"defaults": {"model": "m"} | LONG})
+    path = f"/agents/conversations/{made['id']}/runs"
+    return str(ask(url, path, run_body())["id"])
+
+
+LONG = {"max_iterations": ITERATIONS + 2}
+
+
+def test_the_walk_with_curl_works_as_it_is_printed() -> None:
+    """Create, run, poll, answer the call, follow, read the messages."""
+    script = (
+        calls(("user-approve", {"slot": "Fri 10:00"})),
+        says("Room 3 is booked for Friday 10:00."),
+    )
+    with serving(*script) as url:
+        lines = run_shell(WALK, url).splitlines()
+    assert lines[0] == '["requires_action","user-approve"]'
+    assert "event: terminal" in lines
+    assert lines[-5:] == [
+        "Room 3 is booked for Friday 10:00.",
+        '[1,"user","text"]',
+        '[2,"assistant","tool_use"]',
+        '[3,"user","tool_result"]',
+        '[4,"assistant","text"]',
+    ]
+
+
+def test_a_snippet_that_fails_fails_its_test() -> None:
+    """A refused request stops the shell."""
+    with serving() as url:
+        told = 'curl -sS "$BASE/healthz" | jq -r .status'
+        assert run_shell(told, url) == "ok\n"
+        with pytest.raises(AssertionError, match="401"):
+            run_shell(WALK, url, token="nobody")
+
+
+@pytest.mark.parametrize("face", [AgentLoop, AsyncAgentLoop])
+def test_either_face_is_served_with_a_worker_inside(face: Any) -> None:
+    """Runs are driven by the process that serves."""
+    loop = face(ScriptedBackend(says("hello")))
+    with served(loop, fixed_tokens(TOKENS)) as url:
+        assert ask(url, "/healthz")["worker"] == "ok"
+        made = ask(url, "/agents/conversations", {"defaults": {"model": "m"}})
+        path = f"/agents/conversations/{made['id']}/runs"
+        run = ask(url, path, run_body())["id"]
+        pause = threading.Event()
+        while (found := ask(url, f"/agents/runs/{run}"))["completed_at"] is None:
+            pause.wait(0.01)
+        assert found["final_text"] == "hello"
+
+
+def test_without_workers_the_process_only_answers() -> None:
+    """Other processes drive."""
+    with (
+        AgentLoop(ScriptedBackend()) as loop,
+        served(loop, fixed_tokens(TOKENS), Serving(port=0, workers=0)) as url,
+    ):
+        assert ask(url, "/healthz")["worker"] == "none"
+        assert ask(url, f"/agents/runs/{started(url)}")["status"] == "pending"
+
+
+def test_an_address_that_is_taken_is_an_error_at_once() -> None:
+    """Before anything is started."""
+    with socket.socket() as taken, AgentLoop(ScriptedBackend()) as loop:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match="in use"):
+            serve(loop, fixed_tokens(TOKENS), Serving(port=port))
+
+
+def test_a_url_of_the_sixth_version_has_brackets() -> None:
+    """So that it can be used as it is."""
+    with AgentLoop(ScriptedBackend()) as loop:
+        server = Server.over(loop, fixed_tokens(TOKENS), Serving(port=0))
+        server.listener.close()
+    sixth: Any = SimpleNamespace(getsockname=lambda: ("::1", 8000, 0, 0))
+    assert evolve(server, listener=sixth).url == "http://[::1]:8000"
+
+
+# ------------------------------------------------ stopping
+
+
+@contextmanager
+def program(file: Path, delay: float, drain: float) -> Iterator[Any]:
+    """A serving process and its URL; killed when the test did not stop it."""
+    command = [sys.executable, "-m", "tests.serve_program"]
+    process = subprocess.Popen(
+        [*command, str(file), str(delay), str(drain)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert process.stdout is not None
+    try:
+        yield process, process.stdout.readline().strip()
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_gives_runs_back_between_effects(
+    tmp_path: Path, sig: signal.Signals
+) -> None:
+    """The process ends well; the next one goes on, and nothing happens twice."""
+    file = tmp_path / "agents.db"
+    with program(file, delay=0.1, drain=20) as (process, url):
+        runs = [started(url) for _ in range(3)]
+        pause = threading.Event()
+        while not all(
+            ask(url, f"/agents/runs/{run}")["submitted_inference_job_ids"]
+            for run in runs
+        ):
+            pause.wait(0.01)
+        process.send_signal(sig)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (0, "drained\n"), err
+    loop, store = opened(str(file), delay=0.0)
+    with loop:
+        for run in runs:
+            before = loop.get_run(run, scope=ALICE)
+            assert before.status == "running"
+            assert 0 < len(before.submitted_inference_job_ids) < ITERATIONS
+            ended = loop.wait(run, scope=ALICE)
+            assert ended.status == "completed"
+            assert ended.iterations_used == ITERATIONS + 1
+            attempts = [len(j.attempts) for j in loop.list_jobs(run, scope=ALICE)]
+            assert attempts == [1] * (ITERATIONS + 1)
+    store.close()
+    lines = [json.loads(line) for line in err.splitlines()]
+    assert {line["message"] for line in lines} >= {"drained"}
+    assert {line["run_id"] for line in lines if "run_id" in line} == set(runs)
+
+
+def test_a_drain_ends_in_the_stated_time(tmp_path: Path) -> None:
+    """A run inside a long inference is left, and taken up when its lease is over."""
+    file = tmp_path / "agents.db"
+    with program(file, delay=600, drain=0.5) as (process, url):
+        run = started(url)
+        pause = threading.Event()
+        while ask(url, f"/agents/runs/{run}")["status"] != "running":
+            pause.wait(0.01)
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=20)
+    assert (process.returncode, out) == (3, "left behind\n")
+    loop, store = opened(str(file), delay=0.0)
+    with loop:
+        assert loop.wait(run, scope=ALICE).status == "completed"
+    store.close()
+
+
+def get(url: str, path: str, token: str) -> int:
+    """The status of an answer that is read to its end."""
+    request = Request(url + path, None, {"Authorization": f"Bearer {token}"})
+    with urlopen(request, timeout=20) as answer:
+        answer.read()
+        return int(answer.status)
+
+
+def test_a_drain_ends_open_streams_and_answers_open_requests() -> None:
+    """Readers resume elsewhere; whoever was being answered gets the answer."""
+    inside, go_on = threading.Event(), threading.Event()
+
+    def slowly(token: str) -> Any:
+        if token == "slow":
+            inside.set()
+            assert go_on.wait(10)
+        return ALICE
+
+    stopping = Serving(port=0, workers=0, drain_seconds=20)
+    options = HttpOptions(heartbeat=0.05, poll=0.02)
+    with AgentLoop(ScriptedBackend()) as loop, ThreadPoolExecutor(3) as pool:
+        server = Server.over(loop, slowly, stopping, options)
+        serving_ = pool.submit(lambda: asyncio.run(server.run()))
+        run = started(server.url)
+        stream = pool.submit(get, server.url, f"/agents/runs/{run}/events", "any")
+        answer = pool.submit(get, server.url, f"/agents/runs/{run}", "slow")
+        assert inside.wait(10)
+        pause = threading.Event()
+        while not len(server.application.streams):
+            pause.wait(0.01)
+        server.stop()
+        assert stream.result(10) == 200
+        assert not answer.done()
+        go_on.set()
+        assert answer.result(10) == 200
+        assert serving_.result(20) is True
