@@ -38,12 +38,16 @@ def mutant(apply: Callable[[Patch], None]) -> Callable[[Patch], None]:
 
 @mutant
 def finalize_without_comparing_versions(patch: Patch) -> None:
+    """Finalize without comparing versions."""
     right = rules.ending
-    patch.setattr(memory, "ending", lambda final, *, in_time: right(final, in_time=True))
+    patch.setattr(
+        memory, "ending", lambda final, *, in_time: right(final, in_time=True)
+    )
 
 
 @mutant
 def fence_ignores_the_token(patch: Patch) -> None:
+    """Fence ignores the token."""
     right = rules.fence
 
     def fence(lease: Any, standing: Any) -> Any:
@@ -55,6 +59,7 @@ def fence_ignores_the_token(patch: Patch) -> None:
 
 @mutant
 def fence_takes_the_last_two_tokens(patch: Patch) -> None:
+    """Fence takes the last two tokens."""
     right = rules.fence
 
     def fence(lease: Any, standing: Any) -> Any:
@@ -66,6 +71,7 @@ def fence_takes_the_last_two_tokens(patch: Patch) -> None:
 
 @mutant
 def token_does_not_rise(patch: Patch) -> None:
+    """Token does not rise."""
     right = MemoryStore.claim
 
     def claim(self: Any, request: Any) -> Any:
@@ -81,6 +87,8 @@ def token_does_not_rise(patch: Patch) -> None:
 
 @mutant
 def release_keeps_the_token(patch: Patch) -> None:
+    """Release keeps the token."""
+
     def release(self: Any, lease: Any) -> None:
         run = self._runs[lease.run_id]
         if run.token == lease.token and run.completed_at is None:
@@ -91,6 +99,8 @@ def release_keeps_the_token(patch: Patch) -> None:
 
 @mutant
 def release_by_anybody(patch: Patch) -> None:
+    """Release by anybody."""
+
     def release(self: Any, lease: Any) -> None:
         run = self._runs[lease.run_id]
         if run.completed_at is None:
@@ -102,18 +112,21 @@ def release_by_anybody(patch: Patch) -> None:
 
 @mutant
 def claim_before_the_lease_ran_out(patch: Patch) -> None:
+    """Claim before the lease ran out."""
     right = MemoryStore._due
     patch.setattr(MemoryStore, "_due", lambda self, r, now: right(self, r, now + 5.0))
 
 
 @mutant
 def claim_long_after_the_lease_ran_out(patch: Patch) -> None:
+    """Claim long after the lease ran out."""
     right = MemoryStore._due
     patch.setattr(MemoryStore, "_due", lambda self, r, now: right(self, r, now - 5.0))
 
 
 @mutant
 def checkpoint_does_not_prolong(patch: Patch) -> None:
+    """Checkpoint does not prolong."""
     right = MemoryStore.checkpoint
 
     def checkpoint(self: Any, lease: Any, *args: Any) -> Any:
@@ -128,6 +141,8 @@ def checkpoint_does_not_prolong(patch: Patch) -> None:
 
 @mutant
 def heartbeat_of_a_lost_lease(patch: Patch) -> None:
+    """Heartbeat of a lost lease."""
+
     def heartbeat(self: Any, lease: Any, seconds: float) -> bool:
         run = self._runs[lease.run_id]
         run.lease_until = self._seconds() + seconds
@@ -138,11 +153,14 @@ def heartbeat_of_a_lost_lease(patch: Patch) -> None:
 
 @mutant
 def repeated_checkpoint_is_kept_again(patch: Patch) -> None:
+    """Repeated checkpoint is kept again."""
     patch.setattr(memory, "repeated", lambda lease, revision, standing: False)
 
 
 @mutant
 def repeated_checkpoint_is_refused(patch: Patch) -> None:
+    """Repeated checkpoint is refused."""
+
     def repeated(lease: Any, revision: int, standing: Any) -> bool:
         rules.check_revision(lease, revision, standing)
         return False
@@ -152,6 +170,7 @@ def repeated_checkpoint_is_refused(patch: Patch) -> None:
 
 @mutant
 def repeated_finalize_is_refused(patch: Patch) -> None:
+    """Repeated finalize is refused."""
     right = MemoryStore.finalize
 
     def finalize(self: Any, lease: Any, *args: Any) -> Any:
@@ -163,11 +182,13 @@ def repeated_finalize_is_refused(patch: Patch) -> None:
 
 @mutant
 def cancel_is_not_kept(patch: Patch) -> None:
+    """Cancel is not kept."""
     patch.setattr(MemoryStore, "request_cancel", MemoryStore.get_run)
 
 
 @mutant
 def checkpoint_does_not_tell_of_a_cancel(patch: Patch) -> None:
+    """Checkpoint does not tell of a cancel."""
     right = MemoryStore.checkpoint
 
     def checkpoint(self: Any, *args: Any) -> bool:
@@ -179,6 +200,7 @@ def checkpoint_does_not_tell_of_a_cancel(patch: Patch) -> None:
 
 @mutant
 def key_is_not_unique(patch: Patch) -> None:
+    """Key is not unique."""
     right = MemoryStore.insert_run
 
     def insert_run(self: Any, new: Any) -> Any:
@@ -195,6 +217,7 @@ def key_is_not_unique(patch: Patch) -> None:
 
 @mutant
 def results_outlive_their_turn(patch: Patch) -> None:
+    """Results outlive their turn."""
     right = memory_rows.Run.commit
 
     def commit(self: Any, change: Any, now: str) -> None:
@@ -207,6 +230,7 @@ def results_outlive_their_turn(patch: Patch) -> None:
 
 @mutant
 def staged_messages_are_seen(patch: Patch) -> None:
+    """Staged messages are seen."""
     right = MemoryStore.checkpoint
 
     def checkpoint(self: Any, lease: Any, *args: Any) -> Any:
@@ -240,11 +264,13 @@ def _on_recovery_as(patch: Patch, in_doubt: str) -> None:
 
 @mutant
 def recovery_runs_every_call_again(patch: Patch) -> None:
+    """Recovery runs every call again."""
     _on_recovery_as(patch, "repeat")
 
 
 @mutant
 def recovery_forgets_the_attempt(patch: Patch) -> None:
+    """Recovery forgets the attempt."""
     right = machine._on_recovery
 
     def recover(state: Any, phase: Any) -> Any:
@@ -255,6 +281,7 @@ def recovery_forgets_the_attempt(patch: Patch) -> None:
 
 @mutant
 def recovery_leaves_calls_open(patch: Patch) -> None:
+    """Recovery leaves calls open."""
     right = machine._on_recovery
 
     def recover(state: Any, phase: Any) -> Any:
@@ -265,6 +292,7 @@ def recovery_leaves_calls_open(patch: Patch) -> None:
 
 @mutant
 def recovery_drops_the_unknown_usage(patch: Patch) -> None:
+    """Recovery drops the unknown usage."""
     right = machine._on_recovery
 
     def recover(state: Any, phase: Any) -> Any:
@@ -275,6 +303,7 @@ def recovery_drops_the_unknown_usage(patch: Patch) -> None:
 
 @mutant
 def attempts_are_not_capped(patch: Patch) -> None:
+    """Attempts are not capped."""
     right = machine._on_recovery
 
     def recover(state: Any, phase: Any) -> Any:
@@ -286,14 +315,13 @@ def attempts_are_not_capped(patch: Patch) -> None:
 
 @mutant
 def late_answers_of_the_model_are_taken(patch: Patch) -> None:
+    """Late answers of the model are taken."""
     right = machine._on_model
 
     def on_model(state: Any, event: Any) -> Any:
         if not isinstance(state.phase, Inferring):
             return state
-        current = evolve(
-            event, iteration=state.iterations, attempt=state.phase.attempt
-        )
+        current = evolve(event, iteration=state.iterations, attempt=state.phase.attempt)
         return right(state, current)
 
     patch.setattr(machine, "_on_model", on_model)
@@ -301,6 +329,7 @@ def late_answers_of_the_model_are_taken(patch: Patch) -> None:
 
 @mutant
 def late_failures_of_calls_are_taken(patch: Patch) -> None:
+    """Late failures of calls are taken."""
     right = machine._on_tool
 
     def on_tool(state: Any, event: Any) -> Any:
@@ -317,6 +346,7 @@ def late_failures_of_calls_are_taken(patch: Patch) -> None:
 
 @mutant
 def iterations_are_counted_twice(patch: Patch) -> None:
+    """Iterations are counted twice."""
     right = machine._begin
 
     def begin(state: Any) -> Any:
@@ -328,6 +358,7 @@ def iterations_are_counted_twice(patch: Patch) -> None:
 
 @mutant
 def usage_of_failures_is_dropped(patch: Patch) -> None:
+    """Usage of failures is dropped."""
     right = machine._retry_inference
 
     def retry(state: Any, attempt: int, failure: Any) -> Any:
@@ -338,6 +369,7 @@ def usage_of_failures_is_dropped(patch: Patch) -> None:
 
 @mutant
 def iterations_are_not_limited(patch: Patch) -> None:
+    """Iterations are not limited."""
     right = machine._plan_calls
 
     def plan_calls(state: Any, uses: Any) -> Any:
@@ -349,6 +381,8 @@ def iterations_are_not_limited(patch: Patch) -> None:
 
 @mutant
 def calls_stay_open_when_a_run_fails(patch: Patch) -> None:
+    """Calls stay open when a run fails."""
+
     def fail(state: Any, type_: str, message: str) -> Any:
         return machine._finish(state, machine.Failed(type_, message))
 
@@ -357,6 +391,7 @@ def calls_stay_open_when_a_run_fails(patch: Patch) -> None:
 
 @mutant
 def results_stand_in_no_order(patch: Patch) -> None:
+    """Results stand in no order."""
     right = machine._answered
 
     def answered(phase: Any, index: int, result: Any) -> Any:
@@ -371,14 +406,14 @@ def results_stand_in_no_order(patch: Patch) -> None:
 
 @mutant
 def effects_begin_before_the_commit(patch: Patch) -> None:
+    """Effects begin before the commit."""
     right = Desk.commit
-    patch.setattr(
-        Desk, "commit", lambda self: right(self) if self.finished else None
-    )
+    patch.setattr(Desk, "commit", lambda self: right(self) if self.finished else None)
 
 
 @mutant
 def desk_does_not_hear_of_a_cancel(patch: Patch) -> None:
+    """Desk does not hear of a cancel."""
     right = Journal.commit
 
     def commit(self: Any, *args: Any, **named: Any) -> bool:
@@ -390,6 +425,7 @@ def desk_does_not_hear_of_a_cancel(patch: Patch) -> None:
 
 @mutant
 def desk_begins_effects_twice(patch: Patch) -> None:
+    """Desk begins effects twice."""
     right = Desk.ready
 
     def ready(self: Any) -> Any:
@@ -401,6 +437,7 @@ def desk_begins_effects_twice(patch: Patch) -> None:
 
 @mutant
 def journal_stages_messages_again(patch: Patch) -> None:
+    """Journal stages messages again."""
     right = Journal._committed
 
     def committed(self: Any, change: Any) -> None:
@@ -413,11 +450,13 @@ def journal_stages_messages_again(patch: Patch) -> None:
 
 @mutant
 def journal_forgets_results(patch: Patch) -> None:
+    """Journal forgets results."""
     patch.setattr(Journal, "_new_results", lambda self, state: ())
 
 
 @mutant
 def journal_stores_results_again(patch: Patch) -> None:
+    """Journal stores results again."""
     right = Journal._committed
 
     def committed(self: Any, change: Any) -> None:
@@ -429,11 +468,13 @@ def journal_stores_results_again(patch: Patch) -> None:
 
 @mutant
 def journal_drops_attempts(patch: Patch) -> None:
+    """Journal drops attempts."""
     patch.setattr(Journal, "record", lambda self, attempt: None)
 
 
 @mutant
 def journal_repeats_attempts(patch: Patch) -> None:
+    """Journal repeats attempts."""
     right = Journal._committed
 
     def committed(self: Any, change: Any) -> None:
@@ -446,6 +487,7 @@ def journal_repeats_attempts(patch: Patch) -> None:
 
 @mutant
 def journal_keeps_its_revision(patch: Patch) -> None:
+    """Journal keeps its revision."""
     right = Journal._checkpoint
 
     def checkpoint(self: Any, change: Any) -> bool:
@@ -458,6 +500,8 @@ def journal_keeps_its_revision(patch: Patch) -> None:
 
 @mutant
 def journal_does_not_try_again(patch: Patch) -> None:
+    """Journal does not try again."""
+
     def once(self: Any, call: Any) -> Any:
         try:
             return call()
@@ -469,26 +513,31 @@ def journal_does_not_try_again(patch: Patch) -> None:
 
 @mutant
 def a_lost_race_is_told_as_success(patch: Patch) -> None:
+    """A lost race is told as success."""
     patch.setattr(Journal, "_lost_race", lambda self, command: command)
 
 
 @mutant
 def resuming_forgets_what_was_lost(patch: Patch) -> None:
+    """Resuming forgets what was lost."""
     patch.setattr(prepare, "_lost_attempt", lambda state, run_id: None)
 
 
 @mutant
 def resuming_recovers_nothing(patch: Patch) -> None:
+    """Resuming recovers nothing."""
     patch.setattr(prepare, "Recovered", prepare.CancelRequested)
 
 
 @mutant
 def resuming_ignores_that_nothing_began(patch: Patch) -> None:
+    """Resuming ignores that nothing began."""
     patch.setattr(prepare, "is_idle", lambda header: True)
 
 
 @mutant
 def giving_back_says_nothing_of_it(patch: Patch) -> None:
+    """Giving back says nothing of it."""
     patch.setattr(desk.Desk, "idle", property(lambda self: True))
 
 

@@ -21,8 +21,7 @@ from agentloop.runtime.present import attempts_of, effect_key, job_id
 from agentloop.stores.memory import MemoryStore
 from agentloop.testing.simulate.ledger import Ledger, require
 from agentloop.testing.simulate.outside import Deeds
-from agentloop.testing.simulate.witness import Witness
-from agentloop.wire import message_from
+from agentloop.testing.simulate.witness import Witness, as_message
 from agentloop.wire.checkpoint import result_fields
 
 
@@ -96,7 +95,7 @@ def _check_calls(ledger: Ledger, row: RunRow, deeds: Deeds) -> None:
     for key in _answered(ledger):
         ran = deeds.executed[effect_key(row.id, key)] > 0
         require(ran, 9, f"{row.id}: a result of {key}, which never ran")
-    log = [message_from(text) for text in ledger.messages]
+    log = list(map(as_message, ledger.messages))
     conflict = "AgentLoopConcurrentConversationAppend" in (row.result or "")
     waits = row.status == "requires_action" or conflict  # which joins nothing
     closed = waits or not unanswered(log)
@@ -107,7 +106,7 @@ def _answered(ledger: Ledger) -> Iterator[str]:
     """The keys of the calls that have results of their own."""
     iteration = 0
     keys: dict[str, str] = {}
-    for message in map(message_from, ledger.messages):
+    for message in map(as_message, ledger.messages):
         if message.role == "assistant":
             iteration += 1
             uses = tool_uses(message)

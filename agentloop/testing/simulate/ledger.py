@@ -42,6 +42,7 @@ class Ledger:
     token: int = 0
     lease_until: float = 0.0
     revision: int = 0
+    checked: int = 0
     claimed_revision: int = 0
     iterations: int = 0
     setup: str | None = None

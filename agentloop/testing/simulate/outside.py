@@ -53,16 +53,19 @@ class Model:
     def check(self, config: Config, tool_choice: ToolChoice) -> None:
         """Accept every config."""
 
-    def session(self, setup: SessionSetup) -> "Model":
+    def session(self, setup: SessionSetup) -> "Model":  # noqa: ARG002 # the port's
         """One session serves all, because nothing is kept."""
         return self
 
-    def request(self, command: Infer, job: JobContext) -> bytes:
+    def request(self, command: Infer, job: JobContext) -> bytes:  # noqa: ARG002 # the port's
         """Nothing is sent."""
         return b""
 
     def infer(
-        self, command: Infer, job: JobContext, on_delta: DeltaSink | None
+        self,
+        command: Infer,
+        job: JobContext,
+        on_delta: DeltaSink | None,  # noqa: ARG002 # the port's
     ) -> Inference:
         """Answer, fail, or answer so that nobody hears it."""
         chance = self._chance
@@ -122,7 +125,7 @@ class Tools:
         """The catalog, unless this server wants to be asked."""
         return None if self._asks else _offers()
 
-    def discover(self, timeout: float) -> tuple[Offer, ...] | Failure:
+    def discover(self, timeout: float) -> tuple[Offer, ...] | Failure:  # noqa: ARG002 # the port's
         """The catalog, or now and then nothing yet."""
         if self._chance.often(0.1):
             return Failure(kind="discovery_unavailable", message="not now")

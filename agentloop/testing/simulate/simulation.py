@@ -33,7 +33,7 @@ LEASE = 30.0
 
 _IDLE = frozenset({"look", "asking", "watching", "waiting"})
 _LEAPS = (15.0, 15.0, LEASE - 1, LEASE + 1, LEASE + 1, 3600.0, 31_536_000.0)
-STORMY = 200
+STORMY = 150
 """Steps with faults; afterwards everything must end by itself."""
 LIMIT = 6000
 """Steps after which a simulation that has not ended never will."""
@@ -185,7 +185,7 @@ class Simulation:
         """Time passes; now and then by leaps, and not for everybody."""
         chance, clock = self.chance, self.clock
         idle = all(part.at in _IDLE for part in self.parts)
-        clock.passed += chance.below(12.0 if idle else 1.0)
+        clock.passed += chance.below(20.0 if idle else 1.0)
         if chance.hit("clock", "jump"):
             clock.passed += chance.pick(_LEAPS)
         if chance.hit("clock", "skew"):
@@ -207,11 +207,12 @@ class Simulation:
 
     def _go_on(self) -> None:
         free = [i for i, part in enumerate(self.parts) if self._may_act(part)]
+        busy = [i for i in free if self.parts[i].at not in _IDLE]
+        if busy and self.chance.often(0.85):
+            free = busy  # who has something to do goes first, mostly
         if not free:
             return
         index = self.chance.pick(free)
-        if self.parts[index].at in _IDLE:
-            index = self.chance.pick(free)  # prefer those who have something to do
         part = self.parts[index]
         part.acting = True
         try:

@@ -6,6 +6,7 @@ is over. The numbers in its verdicts are those of the invariants in the table of
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from agentloop.core.content import Message
@@ -29,6 +30,12 @@ from agentloop.testing.simulate.chance import Violation, WorldClock
 from agentloop.testing.simulate.ledger import Ledger, Shelf, require, same_insert
 from agentloop.wire import message_from
 from agentloop.wire.checkpoint import header_text, is_idle, state_from
+
+
+@lru_cache(maxsize=4096)  # simulations say the same few things again and again
+def as_message(text: str) -> Message:
+    """The message of a stored text."""
+    return message_from(text)
 
 
 class Witness:
@@ -72,7 +79,9 @@ class Witness:
         lease: Lease = args[0]
         ledger = self.runs[lease.run_id]
         revision = ledger.revision if name == "heartbeat" else args[1]
-        right = isinstance(error, LeaseLostError) and ledger.is_right(name, lease, revision)
+        right = isinstance(error, LeaseLostError) and ledger.is_right(
+            name, lease, revision
+        )
         require(not right, 11, f"{name} by the rightful {lease} was refused")
 
     # ------------------------------------------------------------ callers
@@ -190,7 +199,10 @@ class Witness:
             return
         if is_idle(ledger.header) or ledger.token != desk.journal.lease.token:
             return
-        log: list[Message] = [message_from(text) for text in ledger.messages]
+        if ledger.checked == ledger.revision:
+            return
+        ledger.checked = ledger.revision
+        log = list(map(as_message, ledger.messages))
         known = state_from(
             ledger.header, state.plan, state.routing, log, ledger.results
         )
@@ -200,5 +212,5 @@ class Witness:
 
     def check_history(self, shelf: Shelf) -> None:
         """A conversation's messages make a legal history."""
-        found = problems([message_from(text) for _, _, text in shelf.rows])
+        found = problems([as_message(text) for _, _, text in shelf.rows])
         require(not found, 6, found)
