@@ -19,6 +19,7 @@ from agentloop.core.run import Usage
 from agentloop.runtime import desk, journal, prepare
 from agentloop.runtime.desk import Desk
 from agentloop.runtime.journal import Journal
+from agentloop.runtime.options import Options
 from agentloop.stores import memory, memory_rows, rules
 from agentloop.stores.memory import MemoryStore
 from agentloop.testing.simulate import simulate
@@ -539,6 +540,17 @@ def resuming_ignores_that_nothing_began(patch: Patch) -> None:
 def giving_back_says_nothing_of_it(patch: Patch) -> None:
     """Giving back says nothing of it."""
     patch.setattr(desk.Desk, "idle", property(lambda self: True))
+
+
+@mutant
+def resuming_a_discovery_forgets_the_options(patch: Patch) -> None:
+    """Resuming a discovery forgets the options."""
+    right = prepare._stored_plan
+
+    def stored_plan(drive: Any, claim: Any, options: Any) -> Any:
+        return right(drive, claim, Options())
+
+    patch.setattr(prepare, "_stored_plan", stored_plan)
 
 
 def kills(name: str, seed: int) -> str | None:

@@ -56,6 +56,7 @@ KILLERS: dict[str, int] = {
     "resuming_recovers_nothing": 3,
     "resuming_ignores_that_nothing_began": 0,
     "giving_back_says_nothing_of_it": 7,
+    "resuming_a_discovery_forgets_the_options": 27,
 }
 """The first seed that kills each mutant, as the hunt printed it."""
 

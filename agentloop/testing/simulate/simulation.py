@@ -260,7 +260,7 @@ def simulate(seed: int, classes: Sequence[FaultClass] = CLASSES) -> Report:
 
 def shrink(seed: int) -> tuple[FaultClass, ...]:
     """The classes of faults that a failing seed needs, tried one by one."""
-    needed = list(CLASSES)
+    needed: list[FaultClass] = list(CLASSES)
     for each in CLASSES:
         fewer = [class_ for class_ in needed if class_ != each]
         if simulate(seed, fewer).violation is not None:
