@@ -319,18 +319,19 @@ def test_health_tells_that_others_drive(face: str) -> None:
         assert (found.status_code, found.json()["worker"]) == (200, "none")
 
 
-# The thread has to die for this, which pytest warns of.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_health_tells_of_a_worker_that_died() -> None:
+@pytest.mark.parametrize("face", ["sync", "async"])
+def test_health_tells_of_a_worker_that_is_no_longer_at_work(face: str) -> None:
     """`lost` and 503: this process no longer does what it is there for."""
-
-    def claim(real: Any, request: Any) -> Any:
-        raise SystemError("what no worker survives")
-
-    with world(store=FaultyStore(claim=claim)) as served:
-        while served.get("/healthz").status_code == 200:
-            pass
-        assert served.get("/healthz").json()["worker"] == "lost"
+    with world(face=face, workers=0) as served:
+        portal, working = served.client.portal, served.loop.worker(1)
+        if face == "async":
+            working = portal.wrap_async_context_manager(working)
+        with working as worker:
+            assert served.get("/healthz").json()["worker"] == "ok"
+            portal.call(worker.stop)
+            lost = served.get("/healthz")
+            told = {"status": "unavailable", "store": "ok", "worker": "lost"}
+            assert (lost.status_code, lost.json()) == (503, told)
 
 
 # ------------------------------------------------ logs

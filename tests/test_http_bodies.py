@@ -127,6 +127,17 @@ def test_the_caps_hold_without_a_content_length(idle: World) -> None:
     assert slug(long) == TOO_LARGE
 
 
+def posting() -> dict[str, Any]:
+    """A request that creates a conversation, as a server hands it over."""
+    return {
+        "type": "http",
+        "method": "POST",
+        "path": "/agents/conversations",
+        "query_string": b"",
+        "headers": [(b"authorization", b"Bearer alice")],
+    }
+
+
 def test_an_endless_body_is_not_read_to_its_end(idle: World) -> None:
     """A body a little too large is read and dropped, an endless one is cut off."""
     asked, sent = 0, []
@@ -139,16 +150,26 @@ def test_an_endless_body_is_not_read_to_its_end(idle: World) -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": "/agents/conversations",
-        "query_string": b"",
-        "headers": [(b"authorization", b"Bearer alice")],
-    }
-    asyncio.run(idle.client.app(scope, receive, send))
+    asyncio.run(idle.client.app(posting(), receive, send))
     assert sent[0]["status"] == 413
     assert asked == 9  # four times the cap, and one more to notice
+
+
+def test_a_caller_that_goes_away_in_the_middle_gets_no_answer(idle: World) -> None:
+    """Nothing is written and nothing is sent."""
+    before = idle.get("/agents/conversations").json()["total_records"]
+    parts = [{"type": "http.request", "body": padded(100), "more_body": True}]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return parts.pop() if parts else {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(idle.client.app(posting(), receive, send))
+    assert sent == []
+    assert idle.get("/agents/conversations").json()["total_records"] == before
 
 
 @pytest.mark.parametrize("length", ["-1", "x", "9" * 40, "1e9"])

@@ -122,8 +122,8 @@ class Place:
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] != "http":
-            await _refuse_socket(scope, send)
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1000})
             return
         visit = Visit(self.desk.options.ids.new(), _CLOCK.monotonic())
         request = Request(scope, receive)
@@ -223,8 +223,3 @@ def _response(answer: Answer, method: str) -> Response:
         headers["content-length"] = str(len(answer.body))
         return Response(None, answer.status, headers, "application/json")
     return Response(answer.body, answer.status, headers, "application/json")
-
-
-async def _refuse_socket(scope: AsgiScope, send: Send) -> None:
-    if scope["type"] == "websocket":
-        await send({"type": "websocket.close", "code": 1000})

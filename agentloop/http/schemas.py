@@ -163,9 +163,7 @@ class Schemas:
 
     def _tagged(self, type_: Any, members: list[Any]) -> Schema:
         named = {Block: "Block", Content: "ResultContent", UserContent: "UserContent"}
-        name = next((n for union, n in named.items() if union == type_), None)
-        if name is None:
-            return self._choice(members)
+        name = next(name for union, name in named.items() if union == type_)
         return self._component(name, lambda: self._choice(members))
 
     def _choice(self, members: list[Any]) -> Schema:
