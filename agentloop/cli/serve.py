@@ -120,8 +120,8 @@ def serve(
                 drained = run_server(
                     loop, authenticate, serving, HttpOptions(max_requests=max_requests)
                 )
-            except OSError as error:
-                parts.stop(f"cannot listen on {host}:{port}: {error.strerror}")
+            except (OSError, OverflowError) as error:
+                parts.stop(f"cannot listen on {host}:{port}: {error}")
             if not drained:
                 os._exit(1)  # a thread inside an inference would be waited for
             loop.close()

@@ -33,6 +33,7 @@ class AsyncMailbox:
     def __init__(self) -> None:
         self.lost = False
         self.stopped = False
+        self.broken: BaseException | None = None
         self._items: deque[Happened] = deque()
         self._changed = asyncio.Event()
 
@@ -46,10 +47,27 @@ class AsyncMailbox:
         self.lost = True
         self._changed.set()
 
+    def break_off(self, error: BaseException) -> None:
+        """Have the driver raise what an effect's task raised."""
+        self.broken = error
+        self._changed.set()
+
     def stop(self) -> None:
         """Ask the driver to give the run back."""
         self.stopped = True
         self._changed.set()
+
+    def check(self, run_id: str) -> None:
+        """Raise what ends the drive early.
+
+        Raises:
+            LeaseLostError: another worker has the run.
+            BaseException: whatever an effect raised elsewhere.
+        """
+        if self.broken is not None:
+            raise self.broken
+        if self.lost:
+            raise LeaseLostError(run_id)
 
     async def take(self, timeout: float | None) -> list[Happened]:
         """Everything posted so far; waits up to `timeout` for the first item."""
@@ -88,29 +106,48 @@ async def adrive(
     tasks: set[asyncio.Task[None]] = set()
 
     async def answer(effect: Effect) -> None:
-        mailbox.post(await perform(effect, desk.began(effect)))
+        try:
+            mailbox.post(await perform(effect, desk.began(effect)))
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            mailbox.break_off(error)
+
+    def begin(effect: Effect) -> None:
+        task = asyncio.create_task(answer(effect))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
 
     try:
-        while not desk.finished:
-            if mailbox.stopped and desk.idle:
-                await call(desk.suspend)
-                return None
-            desk.plan()
-            await call(desk.commit)
-            for effect in desk.ready():
-                task = asyncio.create_task(answer(effect))
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
-            desk.take(await mailbox.take(desk.patience()))
-            if mailbox.lost:
-                raise LeaseLostError(desk.journal.run_id)
-        return await call(desk.finish)
-    except asyncio.CancelledError:
+        return await _until_finished(desk, mailbox, begin, call)
+    except Exception:
+        raise
+    except BaseException:  # a cancellation, or whatever else ends the host's work
         with suppress(StoreUnavailableError):
             await asyncio.shield(_release(desk, call))
         raise
     finally:
         await _end(tasks)
+
+
+async def _until_finished(
+    desk: Desk,
+    mailbox: AsyncMailbox,
+    begin: Callable[[Effect], None],
+    call: StoreCall,
+) -> RunRow | None:
+    """Schedule, commit, begin what is due, take what happened, and again."""
+    while not desk.finished:
+        if mailbox.stopped and desk.idle:
+            await call(desk.suspend)
+            return None
+        desk.plan()
+        await call(desk.commit)
+        for effect in desk.ready():
+            begin(effect)
+        desk.take(await mailbox.take(desk.patience()))
+        mailbox.check(desk.journal.run_id)
+    return await call(desk.finish)
 
 
 async def _release(desk: Desk, call: StoreCall) -> None:

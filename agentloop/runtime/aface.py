@@ -6,6 +6,7 @@ Store calls that may block run on threads, so the event loop never waits for the
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -51,6 +52,7 @@ from agentloop.runtime.service import Service
 from agentloop.runtime.system import RandomIds, SystemClock
 from agentloop.runtime.watch import Watch
 
+log = logging.getLogger("agentloop")
 POLL = 0.25
 """Seconds between looks at a run that another process drives."""
 STORE_THREADS = 8
@@ -155,7 +157,7 @@ class AsyncAgentLoop:
         if expected_version is None:
             seen = await self.get_conversation(conversation_id, scope=scope)
             expected_version = seen.version
-        key = client_op_id or self._ids.new()
+        key = self._ids.new() if client_op_id is None else client_op_id
         body = requests.run_body(
             payload, key, expected_version, tool_choice, config_override
         )
@@ -165,6 +167,7 @@ class AsyncAgentLoop:
         self, conversation_id: str, body: Mapping[str, Any], *, scope: Scope
     ) -> tuple[Run, bool]:
         """Start a run from a request body; see `AgentLoop.submit_run`."""
+        self._check_open()
         start = self._service.start_run
         run, created = await self._runner.call(start, conversation_id, body, scope)
         if not run.terminal:
@@ -213,6 +216,7 @@ class AsyncAgentLoop:
         self, run_id: str, *, scope: Scope, timeout: float | None = None
     ) -> Run:
         """The run once it has ended; see `AgentLoop.wait`."""
+        self._check_open()
         if timeout is None:
             await self._drive_here(run_id, scope)
         async with asyncio.timeout(timeout):
@@ -291,6 +295,7 @@ class AsyncAgentLoop:
         self, n: int = 64, *, poll: float = 1.0
     ) -> AsyncIterator[AsyncWorker]:
         """Drive started runs, up to `n` at once; see `AgentLoop.worker`."""
+        self._check_open()
         worker = AsyncWorker(self._runner, n, poll)
         worker.start()
         self._workers.append(worker)
@@ -327,17 +332,25 @@ class AsyncAgentLoop:
 
     # ------------------------------------------------------------ inside
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("the loop is closed; make a new one over its store")
+
     async def _batches(
         self, run_id: str, scope: Scope, cursor: Cursor, live: "asyncio.Queue[RunEvent]"
     ) -> AsyncIterator[Iterable[RunEvent]]:
         """What is stored, then what comes live, by turns."""
-        while cursor.more():
+        over = False
+        while cursor.more() and not over:
+            row = await self._runner.call(self._service.row, run_id, scope)
+            over = row.result is not None
             yield await self._runner.call(
                 self._service.events, run_id, cursor.after, scope
             )
-            if cursor.more():
+            if cursor.more() and not over:
+                self._check_open()
                 await self._drive_in_background(run_id)
-            while cursor.more() and (batch := await _next(live)):
+            while not over and cursor.more() and (batch := await _next(live)):
                 yield batch
 
     async def _drive_here(self, run_id: str, scope: Scope) -> None:
@@ -358,6 +371,8 @@ class AsyncAgentLoop:
             try:
                 with suppress(LeaseLostError):
                     await self._runner.run(claim)
+            except Exception:
+                log.exception("driving run %s ended; it is due again", run_id)
             finally:
                 del self._tasks[run_id]
 

@@ -14,6 +14,8 @@ class AsyncWorker:
     """`n` tasks over one runner; made by `AsyncAgentLoop.worker`."""
 
     def __init__(self, runner: AsyncRunner, n: int, poll: float) -> None:
+        if n < 1:
+            raise ValueError(f"a worker needs at least 1 task, not {n}")
         self._runner = runner
         self._n = n
         self._poll = poll
@@ -63,7 +65,12 @@ class AsyncWorker:
         claim = await self._runner.claim()
         if claim is None:
             return False
-        await self._runner.run(claim)
+        try:
+            await self._runner.run(claim)
+        except (LeaseLostError, StoreUnavailableError):
+            raise
+        except Exception:
+            log.exception("run %s ended its driver; the worker goes on", claim.run.id)
         return True
 
     async def _rest(self) -> None:

@@ -15,11 +15,13 @@ from agentloop.core.phases import (
     Command,
     DeadlinePassed,
     Discover,
+    DiscoveryFailed,
     Event,
     Finish,
     Finished,
     Infer,
     LoopState,
+    ToolFailed,
 )
 from agentloop.ports import Clock, RunRow
 from agentloop.runtime.journal import Journal
@@ -158,7 +160,15 @@ class Desk:
         if isinstance(done.effect, Discover) and self.performer.drive.toolbox:
             self.journal.keep_setup_once(self.performer.drive)
         self._told.extend(done.told)
-        self._step(done.event)
+        self._step(self._in_time(done.event))
+
+    def _in_time(self, event: Event) -> Event:
+        """A call that was cut short by the run's own deadline is not at fault."""
+        left = self.performer.time_left()
+        late = left is not None and left <= 0
+        if late and isinstance(event, ToolFailed | DiscoveryFailed):
+            return DeadlinePassed()
+        return event
 
     def _give_up(self, why: CancelRequested | DeadlinePassed) -> None:
         """End the run; an inference under way is recorded as given up."""

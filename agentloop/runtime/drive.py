@@ -8,7 +8,7 @@ before an effect begins is the intent; what is committed next holds its result.
 
 from concurrent.futures import Executor
 
-from agentloop.ports import LeaseLostError, RunRow
+from agentloop.ports import RunRow
 from agentloop.runtime.desk import Desk
 from agentloop.runtime.mailbox import Mailbox
 from agentloop.runtime.narrate import Effect
@@ -40,12 +40,14 @@ def drive(desk: Desk, mailbox: Mailbox, pool: Executor) -> RunRow | None:
             for effect in ready:
                 pool.submit(_perform_elsewhere, desk, effect, mailbox)
             desk.take(mailbox.take(desk.patience()))
-        if mailbox.lost:
-            raise LeaseLostError(desk.journal.run_id)
+        mailbox.check(desk.journal.run_id)
     return desk.finish()
 
 
 def _perform_elsewhere(desk: Desk, effect: Effect, mailbox: Mailbox) -> None:
     """On a thread of the pool; the answer arrives whenever it does."""
     began = desk.performer.now()
-    mailbox.post(perform(desk.performer, effect, began))
+    try:
+        mailbox.post(perform(desk.performer, effect, began))
+    except BaseException as error:
+        mailbox.break_off(error)

@@ -5,6 +5,7 @@ and go in as such or as plain dicts in the contract's JSON shape. Constructing a
 loop starts no thread and opens no connection.
 """
 
+import logging
 import queue
 import threading
 from collections.abc import Iterator, Mapping
@@ -53,6 +54,7 @@ from agentloop.runtime.system import RandomIds, SystemClock
 from agentloop.runtime.watch import Watch
 from agentloop.runtime.worker import Worker
 
+log = logging.getLogger("agentloop")
 POLL = 0.25
 """Seconds between looks at a run that another process drives."""
 
@@ -198,7 +200,7 @@ class AgentLoop:
         if expected_version is None:
             seen = self._service.get_conversation(conversation_id, scope)
             expected_version = seen.version
-        key = client_op_id or self._ids.new()
+        key = self._ids.new() if client_op_id is None else client_op_id
         body = requests.run_body(
             payload, key, expected_version, tool_choice, config_override
         )
@@ -214,6 +216,7 @@ class AgentLoop:
         Raises:
             RequestError: the documented refusals, in the documented order.
         """
+        self._check_open()
         run, created = self._service.start_run(conversation_id, body, scope)
         if not run.terminal:
             for worker in self._workers:
@@ -291,6 +294,7 @@ class AgentLoop:
             RequestError: 404 `agent-run-not-found`.
             TimeoutError: it has not ended within `timeout` seconds; it goes on.
         """
+        self._check_open()
         if timeout is None and (claim := self._claim_if_due(run_id, scope)):
             with suppress(LeaseLostError):  # then another worker is waited for
                 self._runner.run(claim)
@@ -402,6 +406,7 @@ class AgentLoop:
         Also picks up runs of other processes and those whose worker died, looking
         every `poll` seconds. Leaving the block gives runs back cleanly.
         """
+        self._check_open()
         worker = Worker(self._runner, n, poll)
         self._workers.append(worker)
         try:
@@ -438,6 +443,10 @@ class AgentLoop:
 
     # ------------------------------------------------------------ inside
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("the loop is closed; make a new one over its store")
+
     def _claim_if_due(self, run_id: str, scope: Scope) -> Any:
         if self._service.row(run_id, scope).result is not None:
             return None
@@ -453,6 +462,8 @@ class AgentLoop:
                 self._runner.run(claim)
             except LeaseLostError:
                 return
+            except BaseException:
+                log.exception("driving run %s ended; it is due again", run_id)
             finally:
                 self._threads.discard(threading.current_thread())
 
@@ -464,10 +475,13 @@ class AgentLoop:
         live: queue.SimpleQueue[RunEvent] = queue.SimpleQueue()
         cursor = Cursor(after)
         with self._hub.listening(run_id, live.put):
-            while cursor.more():
+            over = False
+            while cursor.more() and not over:
+                over = self._service.row(run_id, scope).result is not None
                 stored = self._service.events(run_id, cursor.after, scope)
                 yield from cursor.fresh(stored)
-                if cursor.more():
+                if cursor.more() and not over:
+                    self._check_open()
                     self._drive_in_background(run_id)
                     yield from cursor.fresh(_until_quiet(live))
 

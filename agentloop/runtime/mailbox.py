@@ -3,6 +3,7 @@
 import threading
 from collections import deque
 
+from agentloop.ports import LeaseLostError
 from agentloop.runtime.desk import Happened
 
 
@@ -10,12 +11,14 @@ class Mailbox:
     """A queue that one driver empties and anybody may post to.
 
     `lost` says that the lease is gone, `stopped` that the driver should give the
-    run back as soon as nothing is under way.
+    run back as soon as nothing is under way, `broken` what an effect raised on
+    another thread against every contract.
     """
 
     def __init__(self) -> None:
         self.lost = False
         self.stopped = False
+        self.broken: BaseException | None = None
         self._items: deque[Happened] = deque()
         self._changed = threading.Condition()
 
@@ -31,11 +34,29 @@ class Mailbox:
             self.lost = True
             self._changed.notify()
 
+    def break_off(self, error: BaseException) -> None:
+        """Have the driver raise what was raised elsewhere."""
+        with self._changed:
+            self.broken = error
+            self._changed.notify()
+
     def stop(self) -> None:
         """Ask the driver to give the run back."""
         with self._changed:
             self.stopped = True
             self._changed.notify()
+
+    def check(self, run_id: str) -> None:
+        """Raise what ends the drive early.
+
+        Raises:
+            LeaseLostError: another worker has the run.
+            BaseException: whatever an effect raised elsewhere.
+        """
+        if self.broken is not None:
+            raise self.broken
+        if self.lost:
+            raise LeaseLostError(run_id)
 
     def is_urgent(self) -> bool:
         """Whether something waits that the driver should hear of at once."""
@@ -46,7 +67,7 @@ class Mailbox:
         if timeout == 0.0 and not self._items:
             return []
         with self._changed:
-            if not (self._items or self.lost or self.stopped):
+            if not (self._items or self.lost or self.stopped or self.broken):
                 self._changed.wait(timeout)
             taken = list(self._items)
             self._items.clear()

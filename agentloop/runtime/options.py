@@ -17,6 +17,11 @@ _AT_LEAST_ONE = (
     "in_flight",
     "max_result_bytes",
 )
+_ONE_OF = {
+    "visibility": ("company", "user"),
+    "on_unresolved_call": ("fail", "tell_model"),
+    "on_invalid_arguments": ("fail", "tell_model"),
+}
 _POSITIVE = (
     "run_timeout",
     "attempt_timeout",
@@ -76,6 +81,12 @@ class Options:
             if getattr(self, name) < 1:
                 raise ValueError(
                     f"{name} must be at least 1, not {getattr(self, name)}"
+                )
+        for name, allowed in _ONE_OF.items():
+            if getattr(self, name) not in allowed:
+                known = ", ".join(allowed)
+                raise ValueError(
+                    f"{name} must be one of {known}, not {getattr(self, name)!r}"
                 )
         for name in _POSITIVE:
             span = getattr(self, name)

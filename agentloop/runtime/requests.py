@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Any, TypeAlias
+from uuid import UUID
 
 from attrs import frozen, has
 
@@ -41,13 +42,13 @@ def conversation_body(
 
 
 def run_body(
-    payload: Any, key: str, version: int, tool_choice: Any, override: Any
+    payload: Any, key: Any, version: int, tool_choice: Any, override: Any
 ) -> dict[str, Any]:
     """The body that starts a run; a bare text is a user message."""
     if isinstance(payload, str):
         payload = {"kind": "user_message", "text": payload}
     body = {
-        "client_op_id": key,
+        "client_op_id": str(key) if isinstance(key, UUID) else key,
         "expected_version": version,
         "payload": plain(payload),
     }

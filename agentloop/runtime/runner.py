@@ -2,6 +2,7 @@
 
 import logging
 from concurrent.futures import Executor
+from contextlib import suppress
 
 from attrs import evolve, frozen
 
@@ -77,6 +78,10 @@ class Runner:
         except Exception as error:
             log.exception("driving run %s failed", desk.journal.run_id)
             return finish_broken(desk, error)
+        except BaseException:  # Ctrl-C, or whatever else ends the host's work
+            with suppress(StoreUnavailableError):
+                desk.journal.release()
+            raise
 
     def cancel(self, run_id: str) -> None:
         """End a run that was flagged: by its driver here, or by taking it over."""

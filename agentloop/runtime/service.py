@@ -98,6 +98,7 @@ class Service:
 
     def create_conversation(self, request: Any, scope: Scope) -> Conversation:
         """Check and store a conversation (contract section 2.1)."""
+        scope = as_scope(scope)
         new = _value(request, NewConversation, "invalid-request")
         self._check_config(self._offering(new.defaults))
         row = self.store.create_conversation(
@@ -122,6 +123,7 @@ class Service:
             raise _bad_request(
                 f"per_page must be between 1 and {MAX_PER_PAGE}, not {per_page}"
             )
+        scope = as_scope(scope)
         own = Reader(scope.company_id, scope.user_id)
         rows, total = self.store.list_conversations(
             own, (page - 1) * per_page, per_page
@@ -166,6 +168,7 @@ class Service:
         Returns:
             The run, and whether it is new.
         """
+        scope = as_scope(scope)
         row = self._conversation(conversation_id, scope)
         key = _key(request)
         found = self.store.find_run(conversation_id, key)
@@ -293,6 +296,7 @@ class Service:
 
     def row(self, run_id: str, scope: Scope) -> RunRow:
         """The stored row of a run that the caller may see."""
+        _text_id("run_id", run_id)
         row = self.store.get_run(self._reader(scope), run_id)
         if row is None:
             raise RequestError("agent-run-not-found")
@@ -390,14 +394,40 @@ class Service:
         return session.request(command, context)
 
     def _reader(self, scope: Scope) -> Reader:
+        scope = as_scope(scope)
         own = self._options.visibility == "user"
         return Reader(scope.company_id, scope.user_id if own else None)
 
     def _conversation(self, conversation_id: str, scope: Scope) -> ConversationRow:
+        _text_id("conversation_id", conversation_id)
         row = self.store.get_conversation(self._reader(scope), conversation_id)
         if row is None:
             raise RequestError("conversation-not-found")
         return row
+
+
+def as_scope(scope: Scope | Mapping[str, Any]) -> Scope:
+    """The scope of a call, also from a plain dict.
+
+    Raises:
+        TypeError: it is neither, or its ids are no integers.
+    """
+    if isinstance(scope, Mapping):
+        if scope.keys() != {"company_id", "user_id"}:
+            raise TypeError("scope needs exactly company_id and user_id")
+        scope = Scope(scope["company_id"], scope["user_id"])
+    if not isinstance(scope, Scope):
+        raise TypeError(f"scope must be an agentloop.Scope, not {scope!r}")
+    for value in (scope.company_id, scope.user_id):
+        if type(value) is not int:
+            raise TypeError(f"a scope's ids are integers, not {value!r}")
+    return scope
+
+
+def _text_id(name: str, value: object) -> None:
+    if not isinstance(value, str):
+        kind = type(value).__name__
+        raise TypeError(f"{name} must be text, not {kind}; pass its id")
 
 
 def _bad_request(problem: str) -> RequestError:

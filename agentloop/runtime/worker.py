@@ -22,6 +22,8 @@ class Worker:
     """
 
     def __init__(self, runner: Runner, n: int, poll: float) -> None:
+        if n < 1:
+            raise ValueError(f"a worker needs at least 1 thread, not {n}")
         self._runner = runner
         self._poll = poll
         self._changed = threading.Condition()
@@ -90,7 +92,12 @@ class Worker:
         claim = self._runner.claim()
         if claim is None:
             return False
-        self._runner.run(claim)
+        try:
+            self._runner.run(claim)
+        except (LeaseLostError, StoreUnavailableError):
+            raise
+        except BaseException:
+            log.exception("run %s ended its driver; the worker goes on", claim.run.id)
         return True
 
     def _rest(self) -> None:

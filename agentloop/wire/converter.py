@@ -129,9 +129,16 @@ def clean_blocks(blocks: tuple[Any, ...]) -> tuple[tuple[Any, ...], int]:
 def _clean_block(block: Any) -> tuple[Any, int]:
     match block:
         case Text(text):
+            if not isinstance(text, str):
+                raise WireError("$.text", f"must be a string, not {_shown(text)}")
             found, count = clean_text(text)
             return (Text(found), count) if count else (block, 0)
         case ToolUse(id_, name, arguments):
+            if {type(id_), type(name)} != {str}:
+                raise WireError("$.name", "a call needs an id and a name of text")
+            if not isinstance(arguments, Mapping):
+                problem = f"must be an object, not {_shown(arguments)}"
+                raise WireError("$.arguments", problem)
             (id_, name, arguments), count = clean([id_, name, arguments])
             return (ToolUse(id_, name, arguments), count) if count else (block, 0)
         case Reasoning() | Image():
