@@ -553,6 +553,178 @@ def resuming_a_discovery_forgets_the_options(patch: Patch) -> None:
     patch.setattr(prepare, "_stored_plan", stored_plan)
 
 
+@mutant
+def claim_hands_out_another_revision(patch: Patch) -> None:
+    """Claim hands out another revision."""
+    right = MemoryStore.claim
+
+    def claim(self: Any, request: Any) -> Any:
+        found = right(self, request)
+        return found and evolve(found, revision=max(found.revision - 1, 0))
+
+    patch.setattr(MemoryStore, "claim", claim)
+
+
+@mutant
+def claim_leaves_out_results(patch: Patch) -> None:
+    """Claim leaves out results."""
+    right = MemoryStore.claim
+
+    def claim(self: Any, request: Any) -> Any:
+        found = right(self, request)
+        return found and evolve(found, results=())
+
+    patch.setattr(MemoryStore, "claim", claim)
+
+
+@mutant
+def claim_leaves_out_the_setup(patch: Patch) -> None:
+    """Claim leaves out the setup."""
+    right = MemoryStore.claim
+
+    def claim(self: Any, request: Any) -> Any:
+        found = right(self, request)
+        return found and evolve(found, setup=None)
+
+    patch.setattr(MemoryStore, "claim", claim)
+
+
+@mutant
+def claim_does_not_take_the_lease(patch: Patch) -> None:
+    """Claim does not take the lease."""
+    right = MemoryStore.claim
+
+    def claim(self: Any, request: Any) -> Any:
+        return right(self, evolve(request, lease_seconds=0.0))
+
+    patch.setattr(MemoryStore, "claim", claim)
+
+
+@mutant
+def heartbeat_does_not_tell_of_a_cancel(patch: Patch) -> None:
+    """Heartbeat does not tell of a cancel."""
+    right = MemoryStore.heartbeat
+
+    def heartbeat(self: Any, lease: Any, seconds: float) -> bool:
+        right(self, lease, seconds)
+        return False
+
+    patch.setattr(MemoryStore, "heartbeat", heartbeat)
+
+
+@mutant
+def heartbeat_does_not_prolong(patch: Patch) -> None:
+    """Heartbeat does not prolong."""
+    right = MemoryStore.heartbeat
+    patch.setattr(
+        MemoryStore, "heartbeat", lambda self, lease, _: right(self, lease, 1)
+    )
+
+
+@mutant
+def ended_run_can_be_claimed(patch: Patch) -> None:
+    """Ended run can be claimed."""
+    right = MemoryStore.finalize
+
+    def finalize(self: Any, lease: Any, *args: Any) -> Any:
+        row = right(self, lease, *args)
+        self._open[row.driver][row.id] = self._runs[row.id]
+        return row
+
+    patch.setattr(MemoryStore, "finalize", finalize)
+
+
+@mutant
+def base_version_is_not_compared(patch: Patch) -> None:
+    """Base version is not compared."""
+    right = MemoryStore.insert_run
+
+    def insert_run(self: Any, new: Any) -> Any:
+        conversation = self._conversations[new.conversation_id]
+        return right(self, evolve(new, expected_version=conversation.row.version))
+
+    patch.setattr(MemoryStore, "insert_run", insert_run)
+
+
+@mutant
+def cancel_marks_ended_runs(patch: Patch) -> None:
+    """Cancel marks ended runs."""
+
+    def request_cancel(self: Any, reader: Any, run_id: str) -> Any:
+        run = self._seen_run(reader, run_id)
+        if run is None:
+            return None
+        run.cancel_requested = True
+        return run.row()
+
+    patch.setattr(MemoryStore, "request_cancel", request_cancel)
+
+
+@mutant
+def strangers_may_read(patch: Patch) -> None:
+    """Strangers may read."""
+    patch.setattr(memory, "_may", lambda reader, row: True)
+
+
+@mutant
+def first_message_is_dropped(patch: Patch) -> None:
+    """First message is dropped."""
+    right = memory_rows.Run.commit
+
+    def commit(self: Any, change: Any, now: str) -> None:
+        right(self, evolve(change, messages=change.messages[1:]), now)
+
+    patch.setattr(memory_rows.Run, "commit", commit)
+
+
+@mutant
+def version_rises_by_one_per_run(patch: Patch) -> None:
+    """Version rises by one per run."""
+    right = memory_rows.Conversation.join
+
+    def join(self: Any, run: Any, now: str) -> None:
+        before = self.row.version
+        right(self, run, now)
+        self.row = evolve(self.row, version=before + 1)
+
+    patch.setattr(memory_rows.Conversation, "join", join)
+
+
+@mutant
+def terminal_event_is_dropped(patch: Patch) -> None:
+    """Terminal event is dropped."""
+    right = rules.ending
+
+    def ending(final: Any, *, in_time: bool) -> Any:
+        return evolve(right(final, in_time=in_time), change=final.last)
+
+    patch.setattr(memory, "ending", ending)
+
+
+@mutant
+def jobs_are_not_stored(patch: Patch) -> None:
+    """Jobs are not stored."""
+    patch.setattr(Journal, "_new_jobs", lambda self, state: ())
+
+
+@mutant
+def event_ids_begin_anew(patch: Patch) -> None:
+    """Event ids begin anew."""
+    right = Journal._committed
+
+    def committed(self: Any, change: Any) -> None:
+        right(self, change)
+        self._last_event = 0
+
+    patch.setattr(Journal, "_committed", committed)
+
+
+@mutant
+def setup_is_not_stored(patch: Patch) -> None:
+    """Setup is not stored."""
+    patch.setattr(Journal, "keep_setup_once", lambda self, drive: None)
+
+
 def kills(name: str, seed: int) -> str | None:
     """What a seed says of a mutant; None when it does not notice."""
     with pytest.MonkeyPatch.context() as patch:

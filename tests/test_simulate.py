@@ -9,7 +9,7 @@ from agentloop.testing.simulate import CLASSES, Report, shrink, simulate
 from agentloop.testing.simulate.__main__ import main
 from tests.protocol_mutants import MUTANTS, kills
 
-SEEDS = 1000
+SEEDS = 1500
 KILLERS: dict[str, int] = {
     "finalize_without_comparing_versions": 10,
     "fence_ignores_the_token": 0,
@@ -57,6 +57,22 @@ KILLERS: dict[str, int] = {
     "resuming_ignores_that_nothing_began": 0,
     "giving_back_says_nothing_of_it": 7,
     "resuming_a_discovery_forgets_the_options": 27,
+    "claim_hands_out_another_revision": 0,
+    "claim_leaves_out_results": 5,
+    "claim_leaves_out_the_setup": 0,
+    "claim_does_not_take_the_lease": 0,
+    "heartbeat_does_not_tell_of_a_cancel": 62,
+    "heartbeat_does_not_prolong": 7,
+    "ended_run_can_be_claimed": 0,
+    "base_version_is_not_compared": 4492,
+    "cancel_marks_ended_runs": 10,
+    "strangers_may_read": 0,
+    "first_message_is_dropped": 0,
+    "version_rises_by_one_per_run": 0,
+    "terminal_event_is_dropped": 0,
+    "jobs_are_not_stored": 0,
+    "event_ids_begin_anew": 0,
+    "setup_is_not_stored": 4,
 }
 """The first seed that kills each mutant, as the hunt printed it."""
 

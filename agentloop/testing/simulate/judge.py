@@ -19,7 +19,7 @@ from agentloop.core.run import Usage
 from agentloop.ports import Reader, RunRow
 from agentloop.runtime.present import attempts_of, effect_key, job_id
 from agentloop.stores.memory import MemoryStore
-from agentloop.testing.simulate.ledger import Ledger, require
+from agentloop.testing.simulate.ledger import Ledger, Shelf, require
 from agentloop.testing.simulate.outside import Deeds
 from agentloop.testing.simulate.witness import Witness, as_message
 from agentloop.wire.checkpoint import result_fields
@@ -38,6 +38,7 @@ def judge(witness: Witness, store: MemoryStore, deeds: Deeds, most: int) -> None
         _check_jobs(ledger, row, store, most)
         _check_attempts(ledger, row, store, deeds)
         _check_calls(ledger, row, deeds)
+        _check_ending(witness.shelves[row.conversation_id], ledger, row)
         _check_rows(ledger)
         stranger = Reader(row.company_id + 1)
         unseen = store.get_run(stranger, run_id) is None
@@ -95,11 +96,14 @@ def _check_calls(ledger: Ledger, row: RunRow, deeds: Deeds) -> None:
     for key in _answered(ledger):
         ran = deeds.executed[effect_key(row.id, key)] > 0
         require(ran, 9, f"{row.id}: a result of {key}, which never ran")
-    log = list(map(as_message, ledger.messages))
-    conflict = "AgentLoopConcurrentConversationAppend" in (row.result or "")
-    waits = row.status == "requires_action" or conflict  # which joins nothing
-    closed = waits or not unanswered(log)
-    require(closed, 6, f"{row.id} is {row.status} and leaves calls open")
+
+
+def _check_ending(shelf: Shelf, ledger: Ledger, row: RunRow) -> None:
+    """Only a run that waits for its caller leaves calls open in a conversation."""
+    joined = any(run_id == row.id for run_id, _, _ in shelf.rows)
+    if joined and row.status != "requires_action":
+        opened = unanswered(list(map(as_message, ledger.messages)))
+        require(not opened, 6, f"{row.id} is {row.status} and leaves calls open")
 
 
 def _answered(ledger: Ledger) -> Iterator[str]:

@@ -31,12 +31,13 @@ from agentloop.testing.simulate.witness import Witness
 
 LEASE = 30.0
 
-_IDLE = frozenset({"look", "asking", "watching", "waiting"})
-_LEAPS = (15.0, 15.0, LEASE - 1, LEASE + 1, LEASE + 1, 3600.0, 31_536_000.0)
 STORMY = 150
 """Steps with faults; afterwards everything must end by itself."""
 LIMIT = 6000
 """Steps after which a simulation that has not ended never will."""
+
+_IDLE = frozenset({"look", "asking", "watching", "waiting"})
+_LEAPS = (15.0, 15.0, LEASE - 1, LEASE + 1, LEASE + 1, 3600.0, 31_536_000.0)
 
 
 @frozen(kw_only=True)
@@ -262,7 +263,7 @@ def shrink(seed: int) -> tuple[FaultClass, ...]:
     """The classes of faults that a failing seed needs, tried one by one."""
     needed: list[FaultClass] = list(CLASSES)
     for each in CLASSES:
-        fewer = [class_ for class_ in needed if class_ != each]
+        fewer: list[FaultClass] = [one for one in needed if one != each]
         if simulate(seed, fewer).violation is not None:
             needed = fewer
     return tuple(needed)

@@ -96,7 +96,7 @@ class Witness:
             self._read(None, row.id, row)
             return
         require(created and same_insert(row, new), 5, f"{row.id} came for {new.id}")
-        current = shelf.version == row.base_version
+        current = shelf.version == row.base_version == new.expected_version
         require(current, 3, f"{row.id} began at {row.base_version}, not the newest")
         shelf.keys[new.client_op_id] = row.id
         self.runs[row.id] = Ledger(row, self._attempts)
