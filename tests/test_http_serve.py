@@ -119,6 +119,14 @@ def test_a_url_of_the_sixth_version_has_brackets() -> None:
     assert evolve(server, listener=sixth).url == "http://[::1]:8000"
 
 
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    """Connections are accepted without Nagle's delay of 40 ms."""
+    with AgentLoop(ScriptedBackend()) as loop:
+        server = Server.over(loop, fixed_tokens(TOKENS), Serving(port=0))
+        with server.listener as listener:
+            assert listener.proto == socket.IPPROTO_TCP  # what asyncio asks for
+
+
 # ------------------------------------------------ stopping
 
 
