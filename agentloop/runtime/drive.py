@@ -45,7 +45,12 @@ def drive(desk: Desk, mailbox: Mailbox, pool: Executor) -> RunRow | None:
 
 
 def _perform_elsewhere(desk: Desk, effect: Effect, mailbox: Mailbox) -> None:
-    """On a thread of the pool; the answer arrives whenever it does."""
+    """On a thread of the pool; the answer arrives whenever it does.
+
+    An effect that was still queued when the run ended is not begun any more.
+    """
+    if desk.finished or mailbox.lost:
+        return
     began = desk.performer.now()
     try:
         mailbox.post(perform(desk.performer, effect, began))
