@@ -2,109 +2,39 @@
 
 Every scripted flow is first played without a crash. Then it is played again for
 every place where a worker can die: before or after each commit, before or after
-each effect, and for every pair of such places. Another loop over the same store
-takes over. What is stored must be what it would have been, but for what an attempt
-that was lost costs; no call that may not be repeated runs twice.
+each effect, and for every pair of such places, the second one in the life of the
+worker that took over. What is stored must be what it would have been, but for what
+a lost attempt costs; no call that may not be repeated runs twice.
 """
 
-from collections.abc import Callable, Iterator
-from itertools import combinations
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from agentloop import AgentLoop
 from agentloop.core.catalog import Failure
-from agentloop.core.config import ToolSpec
-from agentloop.core.content import Message, Text
-from agentloop.core.history import problems
-from agentloop.core.routing import Offer
-from agentloop.ports import ToolAnswer, ToolCall
-from agentloop.testing.fixed import CountedIds, HandClock
-from agentloop.testing.scripted import (
-    Reply,
-    ScriptedBackend,
-    Seen,
-    calls,
-    fails,
-    says,
+from agentloop.core.content import Json
+from agentloop.core.routing import InDoubt
+from agentloop.ports import Reader, ToolAnswer, ToolCall
+from agentloop.testing.scripted import Reply, Seen, calls, fails, says, throttles
+from tests.faces import SCOPE
+from tests.mortal import (
+    Died,
+    Flow,
+    Life,
+    Report,
+    World,
+    check_same,
+    check_sound,
+    opened_world,
 )
-from tests.faces import DEFAULTS, SCOPE, opened_store
 
-
-class Died(BaseException):
-    """The worker is gone: nothing that catches errors may catch this."""
-
-
-class Fate:
-    """Counts the places a worker passes, and kills it at the chosen ones."""
-
-    def __init__(self, *deaths: int) -> None:
-        self.places: list[str] = []
-        self._deaths = set(deaths)
-
-    @property
-    def passed(self) -> int:
-        return len(self.places)
-
-    def pass_by(self, place: str) -> None:
-        self.places.append(place)
-        if self.passed in self._deaths:
-            raise Died
-
-
-class MortalStore:
-    """A store whose driving calls kill their caller before or after they commit."""
-
-    def __init__(self, store: Any, fate: Fate) -> None:
-        self._store = store
-        self._fate = fate
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._store, name)
-        if name == "release":
-            return lambda lease: None  # the dead give nothing back
-        if name not in {"claim", "checkpoint", "finalize"}:
-            return found
-
-        def call(*args: Any) -> Any:
-            self._fate.pass_by(f"before {name}")
-            answer = found(*args)
-            self._fate.pass_by(f"after {name}")
-            return answer
-
-        return call
-
-
-class MortalTools:
-    """Tools that note each execution, and kill their caller before or after it."""
-
-    def __init__(self, fate: Fate, in_doubt: Any, done: list[str]) -> None:
-        self.done = done
-        self._fate = fate
-        self._in_doubt = in_doubt
-
-    def declared(self) -> tuple[Offer, ...]:
-        spec = ToolSpec(name="book", input_schema={"type": "object"})
-        return (Offer(spec, self._in_doubt),)
-
-    def discover(self, timeout: float) -> tuple[Offer, ...]:
-        return self.declared()
-
-    def call(self, call: ToolCall) -> ToolAnswer | Failure:
-        self._fate.pass_by("before tool")
-        self.done.append(call.effect_key)
-        self._fate.pass_by("after tool")
-        return ToolAnswer((Text("booked"),))
-
-    def close(self) -> None:
-        return None
+BOOK = ("rooms-book", {})
 
 
 def one_tool(seen: Seen) -> Reply:
     """A call, then the answer."""
-    return calls(("rooms-book", {})) if seen.iteration == 1 else says("done")
+    return calls(BOOK) if seen.iteration == 1 else says("done")
 
 
 def two_tools(seen: Seen) -> Reply:
@@ -115,183 +45,230 @@ def two_tools(seen: Seen) -> Reply:
 
 def mixed(seen: Seen) -> Reply:
     """A server call beside a caller's."""
-    return calls(("user-confirm", {}), ("rooms-book", {}))
+    return calls(("user-confirm", {}), BOOK)
 
 
 def throttled(seen: Seen) -> Reply:
-    """Throttled on the first attempt."""
-    return fails("throttled") if seen.attempt == 1 else says("done")
+    """Throttled on each first attempt."""
+    return throttles() if seen.attempt == 1 else one_tool(seen)
 
 
-FLOWS: dict[str, Callable[[Seen], Reply]] = {
-    "answer": lambda seen: says("done"),
-    "one tool": one_tool,
-    "two tools": two_tools,
-    "mixed": mixed,
-    "throttled": throttled,
-    "refused": lambda seen: fails("denied"),
-    "endless": lambda seen: calls(("rooms-book", {})),
+def unsteady(call: ToolCall, nth: int) -> ToolAnswer | Failure:
+    """A server that answers the second time only."""
+    if nth == 1:
+        return Failure(kind="mcp_server", message="busy", code="503")
+    return ToolAnswer((Json({"room": 3}),))
+
+
+STRUCTURED = {
+    "type": "object",
+    "required": ["text"],
+    "properties": {"text": {"type": "string"}},
+}
+ONE_TOOL = Flow(one_tool)
+FLOWS = {
+    "answer": Flow(lambda seen: says("done")),
+    "one tool": ONE_TOOL,
+    "two tools": Flow(two_tools, side_by_side=True),
+    "mixed": Flow(mixed),
+    "throttled": Flow(throttled),
+    "unsteady tool": Flow(one_tool, unsteady),
+    "refused": Flow(lambda seen: fails("denied", code="AccessDenied")),
+    "truncated": Flow(lambda seen: calls(BOOK, stop="max_tokens")),
+    "endless": Flow(lambda seen: calls(BOOK)),
+    "discovery": Flow(one_tool, discovers=True),
+    "structured": Flow(
+        lambda seen: says('{"text": "room 3", "n": 3}'),
+        config={"output_format_schema": STRUCTURED},
+    ),
 }
 
 
-class World:
-    """One store, one script, and as many workers as it takes."""
-
-    def __init__(self, store: Any, clock: HandClock, in_doubt: str) -> None:
-        self.store = store
-        self.clock = clock
-        self.in_doubt = in_doubt
-        self.done: list[str] = []
-        self._ids = CountedIds()
-
-    def loop(self, script: Callable[[Seen], Reply], fate: Fate) -> AgentLoop:
-        def mortal(seen: Seen) -> Reply:
-            fate.pass_by("before model")
-            reply = script(seen)
-            fate.pass_by("after model")
-            return reply
-
-        return AgentLoop(
-            ScriptedBackend(forever=mortal),
-            MortalStore(self.store, fate),
-            {"rooms": MortalTools(fate, self.in_doubt, self.done)},
-            ids=self._ids,
-            clock=self.clock,
-            pause=lambda delay, at_least: 0.0,
-            parallel_tools=1,
-        )
-
-    def play(self, script: Callable[[Seen], Reply], *deaths: int) -> tuple[Any, Fate]:
-        """Play a flow to its end, through all the deaths on the way."""
-        fate = Fate(*deaths)
-        with self.loop(script, Fate()) as loop:
-            conversation = loop.create_conversation(
-                defaults={**DEFAULTS, "max_iterations": 2}, scope=SCOPE
-            )
-            run = loop.start_run(conversation.id, "go", scope=SCOPE)
-        for _ in range(len(deaths) + 1):
-            loop = self.loop(script, fate)
-            try:
-                with loop:
-                    ended = loop.wait(run.id, scope=SCOPE)
-                return self.report(loop, ended), fate
-            except Died:
-                self.clock.move(60)
-        raise AssertionError("the run outlived every worker")
-
-    def report(self, loop: AgentLoop, run: Any) -> dict[str, Any]:
-        delta = loop.messages(run.conversation_id, scope=SCOPE)
-        log = [Message(m.role, m.content_blocks) for m in delta.messages]
-        jobs = loop.list_jobs(run.id, scope=SCOPE)
-        attempts = [attempt for job in jobs for attempt in job.attempts]
-        events = list(loop.events(run.id, scope=SCOPE))
-        return {
-            "run": run,
-            "log": log,
-            "jobs": jobs,
-            "attempts": attempts,
-            "events": events,
-        }
-
-
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
-    """A store of each embedded kind, and tools whose doubts are told."""
-    clock = HandClock()
-    with opened_store(request.param, tmp_path, clock) as store:
-        yield World(store, clock, "tell")
+    """A world of a face over a store."""
+    with opened_world(*request.param, tmp_path) as made:
+        yield made
 
 
-def check_sound(report: dict[str, Any], world: World) -> None:
-    """What must hold of every run that ended, however many workers died."""
-    run = report["run"]
-    assert run.terminal
-    assert run.iterations_used == len(run.submitted_inference_job_ids)
-    assert [job.iteration for job in report["jobs"]] == list(
-        range(1, run.iterations_used + 1)
-    )
-    assert problems(report["log"]) == []
-    told = [a for a in report["attempts"] if a.usage is not None]
-    assert run.usage.prompt_tokens == sum(a.usage.prompt_tokens for a in told)
-    unknown = len(report["attempts"]) - len(told)
-    assert run.usage.attempts_without_usage == unknown
-    ids = [event.id for event in report["events"]]
-    assert ids == list(range(1, len(ids) + 1))
-    assert report["events"][-1].kind == "terminal"
+def worlds(*kinds: str) -> pytest.MarkDecorator:
+    """Have a test run in each of these worlds."""
+    pairs = [tuple(kind.split()) for kind in kinds]
+    return pytest.mark.parametrize("world", pairs, ids=kinds, indirect=True)
 
 
-def without_doubt(log: list[Message]) -> list[Any]:
-    """A log in which lost outcomes do not count."""
-    return [(m.role, len(m.content)) for m in log]
+every_world = worlds("sync memory", "sync sqlite", "async memory", "async sqlite")
+two_worlds = worlds("sync sqlite", "async memory")
 
 
+def deaths(world: World, flow: Flow, *earlier: int) -> range:
+    """The places at which a worker can die, after some others have died."""
+    return range(1, len(world.play(flow, *earlier)[1]) + 1)
+
+
+@every_world
 @pytest.mark.parametrize("flow", FLOWS)
 def test_every_single_death_is_survived(world: World, flow: str) -> None:
     """Dying anywhere once changes no message but an outcome that is truly unknown."""
-    calm, fate = world.play(FLOWS[flow])
-    check_sound(calm, world)
-    for death in range(1, fate.passed + 1):
-        world.done.clear()
+    calm, passed = world.play(FLOWS[flow])
+    check_sound(calm)
+    assert calm.unknown == 0
+    for death in range(1, len(passed) + 1):
         report, _ = world.play(FLOWS[flow], death)
-        check_sound(report, world)
-        assert report["run"].status == calm["run"].status, death
-        assert without_doubt(report["log"]) == without_doubt(calm["log"]), death
-        assert len(world.done) == len(set(world.done)), death
+        check_sound(report)
+        check_same(report, calm, deaths=1)
 
 
-@pytest.mark.parametrize("flow", ["answer", "one tool", "mixed", "throttled"])
+@two_worlds
+@pytest.mark.parametrize("flow", FLOWS)
 def test_every_pair_of_deaths_is_survived(world: World, flow: str) -> None:
     """Two deaths anywhere, the second also during the take-over, are no worse."""
-    calm, fate = world.play(FLOWS[flow])
-    for pair in combinations(range(1, fate.passed + 8), 2):
-        world.done.clear()
-        report, _ = world.play(FLOWS[flow], *pair)
-        check_sound(report, world)
-        assert report["run"].status == calm["run"].status, pair
-        assert without_doubt(report["log"]) == without_doubt(calm["log"]), pair
-        assert len(world.done) == len(set(world.done)), pair
+    calm, _ = world.play(FLOWS[flow])
+    for first in deaths(world, FLOWS[flow]):
+        for second in deaths(world, FLOWS[flow], first):
+            report, _ = world.play(FLOWS[flow], first, second)
+            check_sound(report)
+            check_same(report, calm, deaths=2)
 
 
-@pytest.mark.parametrize("in_doubt", ["tell", "repeat", "fail"])
-def test_each_policy_settles_a_call_in_doubt(world: World, in_doubt: str) -> None:
-    """Told, the model reads of it; repeated, it runs again; failed, the run ends."""
-    _, fate = world.play(one_tool)
+@two_worlds
+def test_a_death_outside_of_effects_costs_nothing(world: World) -> None:
+    """An outcome is unknown only to whoever died between its intent and its result."""
+    calm, passed = world.play(ONE_TOOL)
+    call = passed.index("before tool")
+    in_doubt = {call - 1, call, call + 1, call + 2}  # from commit to commit
+    assert passed[call - 1] == "after checkpoint"
+    assert passed[call + 2] == "before checkpoint"
+    for death in range(len(passed)):
+        report, _ = world.play(ONE_TOOL, death + 1)
+        assert report.unknown == (death in in_doubt), passed[death]
+        if death not in in_doubt:
+            assert report.log == calm.log
+
+
+# ---------------------------------------------------------------- in doubt
+
+
+def settle(world: World, in_doubt: InDoubt, place: str) -> Report:
+    """A run with one call, whose worker died at a place."""
     world.in_doubt = in_doubt
-    world.done.clear()
-    report, _ = world.play(one_tool, fate.places.index("after tool") + 1)
-    check_sound(report, world)
-    outcomes = {
-        "tell": ("completed", 1),
-        "repeat": ("completed", 2),
-        "fail": ("failed", 1),
-    }
-    assert (report["run"].status, len(world.done)) == outcomes[in_doubt]
-    if in_doubt == "tell":
-        (result,) = report["log"][2].content
-        assert result.is_error
-        assert "outcome is unknown" in result.content[0].text
-    if in_doubt == "fail":
-        assert report["run"].error.type == "AgentLoopWorkerLost"
-    if in_doubt == "repeat":
-        assert len(set(world.done)) == 1
+    passed = world.play(ONE_TOOL)[1]
+    report, _ = world.play(ONE_TOOL, passed.index(place) + 1)
+    check_sound(report)
+    return report
 
 
+@every_world
+@pytest.mark.parametrize("place", ["before tool", "after tool"])
+def test_told_the_model_reads_of_the_doubt(world: World, place: str) -> None:
+    """The call is not repeated, and its result says that nobody knows."""
+    report = settle(world, "tell", place)
+    assert report.run.status == "completed"
+    assert report.unknown == 1
+    assert sum(report.record.calls.values()) == (place == "after tool")
+
+
+@every_world
+@pytest.mark.parametrize("place", ["before tool", "after tool"])
+def test_repeated_the_call_runs_under_its_own_key(world: World, place: str) -> None:
+    """The tool can tell from the key that this is the same call again."""
+    report = settle(world, "repeat", place)
+    assert report.run.status == "completed"
+    assert report.unknown == 0
+    assert list(report.record.calls.values()) == [1 + (place == "after tool")]
+
+
+@every_world
+@pytest.mark.parametrize("place", ["before tool", "after tool"])
+def test_failed_the_run_ends_with_a_legal_history(world: World, place: str) -> None:
+    """The call is not repeated, and the run says which one it was."""
+    report = settle(world, "fail", place)
+    assert report.run.error.type == "AgentLoopWorkerLost"
+    assert "rooms-book" in report.run.error.message
+    assert sum(report.record.calls.values()) == (place == "after tool")
+
+
+@two_worlds
+@pytest.mark.parametrize("in_doubt", ["repeat", "fail"])
+@pytest.mark.parametrize("flow", ["one tool", "two tools", "mixed", "endless"])
+def test_every_policy_holds_at_every_place(
+    world: World, in_doubt: InDoubt, flow: str
+) -> None:
+    """Repeated calls leave no trace of the death; failed runs are never wrong."""
+    world.in_doubt = in_doubt
+    calm, _ = world.play(FLOWS[flow])
+    for death in deaths(world, FLOWS[flow]):
+        report, _ = world.play(FLOWS[flow], death)
+        check_sound(report)
+        if in_doubt == "repeat":
+            assert report.log == calm.log
+            assert max(report.record.calls.values(), default=0) <= 2
+        elif report.run.error and report.run.error.type == "AgentLoopWorkerLost":
+            assert max(report.record.calls.values(), default=0) <= 1
+        else:
+            check_same(report, calm, deaths=1)
+
+
+# ---------------------------------------------------------------- the rest
+
+
+@every_world
+def test_a_cancel_in_between_holds_through_every_death(world: World) -> None:
+    """Once it is asked for, no later worker makes another call."""
+    reader = Reader(SCOPE.company_id)
+    asked: list[str] = []
+
+    def cancel(call: ToolCall, nth: int) -> ToolAnswer:
+        world.store.request_cancel(reader, call.run_id)
+        asked.append(call.run_id)
+        return ToolAnswer((Json("booked"),))
+
+    flow = Flow(one_tool, cancel)
+    calm, passed = world.play(flow)
+    assert calm.run.error.type == "AgentLoopCancelled"
+    for death in range(1, len(passed) + 1):
+        report, _ = world.play(flow, death)
+        check_sound(report)
+        if report.run.id in asked:
+            assert report.run.error.type == "AgentLoopCancelled"
+            assert len({job for job, _ in report.record.inferences}) == 1
+            assert sum(report.record.calls.values()) == 1
+        else:  # the worker died before the call, so nobody asked
+            assert report.unknown == 1
+            assert report.run.status == "completed"
+
+
+@every_world
 def test_workers_that_always_die_are_counted(world: World) -> None:
-    """A run that kills every worker ends with `AgentLoopWorkerLost` and a legal log."""
-    with world.loop(lambda seen: says("x"), Fate()) as loop:
-        conversation = loop.create_conversation(defaults=DEFAULTS, scope=SCOPE)
-        run = loop.start_run(conversation.id, "go", scope=SCOPE)
+    """A run that kills every worker ends with `AgentLoopWorkerLost` and its costs."""
+    flow = Flow(lambda seen: says("done"))
+    passed = world.play(flow)[1]
+    first = passed.index("before model") + 1
+    # A take-over makes one commit less: the setup is there already.
+    report, last = world.play(flow, *[first] * 5)
+    check_sound(report)
+    assert "before model" not in last
+    assert report.run.error.type == "AgentLoopWorkerLost"
+    assert report.run.usage.attempts_without_usage == 5
+    assert report.log == ()
 
-    def deadly(seen: Seen) -> Reply:
-        raise Died
 
-    ended = None
-    for _ in range(6):
-        with world.loop(deadly, Fate()) as loop:
-            try:
-                ended = loop.wait(run.id, scope=SCOPE)
-            except Died:
-                world.clock.move(60)
-    assert ended is not None
-    assert ended.error.type == "AgentLoopWorkerLost"
-    assert ended.usage.attempts_without_usage == 5
+@every_world
+def test_a_conversation_goes_on_after_any_death(world: World) -> None:
+    """Whatever a worker left behind, the next user message is welcome."""
+    flow = Flow(one_tool)
+    for death in deaths(world, flow):
+        report, _ = world.play(flow, death)
+        with world.loop(Flow(lambda seen: says("fine")), Life()) as loop:
+            again = loop.run(report.run.conversation_id, "and now?", scope=SCOPE)
+        assert again.final_text == "fine"
+
+
+def test_the_dead_stay_dead() -> None:
+    """A worker passes no place after the one where it died."""
+    life = Life(2)
+    life.pass_by("first")
+    for _ in range(3):
+        with pytest.raises(Died):
+            life.pass_by("second")
+    assert life.places == ["first", "second"]
