@@ -536,13 +536,19 @@ def test_an_interrupt_ends_the_wait_for_a_thread(gate: threading.Event) -> None:
     """Ctrl-C reaches the caller at once, and the function is counted as lost."""
     here = threading.get_ident()
 
+    heard = threading.Event()
+
     def stuck() -> None:
-        signal.pthread_kill(here, signal.SIGINT)
+        # A signal just before a thread blocks does not wake it: say it again.
+        while not heard.is_set():
+            signal.pthread_kill(here, signal.SIGINT)
+            heard.wait(1.0)
         gate.wait()
 
     tools = FunctionTools([stuck])
     with pytest.raises(KeyboardInterrupt):
         tools.call(call_of("stuck", 60.0))
+    heard.set()
     assert tools.lost == 1
     tools.close()
 

@@ -468,7 +468,10 @@ def test_an_interrupted_waiter_is_not_waited_for(bench: Bench) -> None:
         def interrupt() -> None:
             while not pool._queue:
                 pass
-            signal.pthread_kill(main, signal.SIGINT)
+            # A signal just before a thread blocks does not wake it: say it again.
+            while pool._queue:
+                signal.pthread_kill(main, signal.SIGINT)
+                threading.Event().wait(0.5)
 
         killer = threading.Thread(target=interrupt)
         killer.start()
