@@ -38,13 +38,15 @@ class LateDirectory:
             RequestError: `invalid-config`, when policy forbids the address or the
                 extra is not installed.
         """
-        if self._found is None:
+        found = self._found
+        if found is None:
             try:
-                self._found = import_module("agentloop.tools.mcp").McpDirectory()
+                found = import_module("agentloop.tools.mcp").McpDirectory()
             except MissingExtraError as error:
                 problem = f"mcp_servers entry '{server.alias}' has a url: {error}"
                 raise RequestError("invalid-config", problem=problem) from None
-        return self._found.open(server)
+            self._found = found
+        return found.open(server)
 
 
 def tool_servers(tools: Tools | None) -> dict[str, ToolServer]:
