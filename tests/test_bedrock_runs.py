@@ -264,6 +264,27 @@ def test_a_cancel_ends_the_run_with_its_inference(room: Room) -> None:
     assert [message.role for message in room.log(id_)] == ["user", "assistant", "tool"]
 
 
+def test_a_cancel_wins_over_a_final_answer(room: Room) -> None:
+    """What was accepted happens; the answer is in the job, and paid for."""
+    id_ = room.converse()
+    room.bedrock.script(stalls(0.2, says("too late")))
+    run = room.loop.start_run(id_, "Hi", scope=SCOPE)
+    driver = threading.Thread(
+        target=room.loop.wait, args=(run.id,), kwargs={"scope": SCOPE}
+    )
+    driver.start()
+    while room.bedrock.most_in_flight == 0:
+        threading.Event().wait(0.005)
+    assert room.loop.cancel_run(run.id, scope=SCOPE).status == "running"
+    driver.join()
+    ended = room.loop.get_run(run.id, scope=SCOPE)
+    assert ended.error.type == "AgentLoopCancelled"
+    assert ended.usage.total_tokens > 0
+    (job,) = room.loop.list_jobs(run.id, scope=SCOPE)
+    assert "too late" in str(job.response)
+    assert room.log(id_) == []
+
+
 class Died(BaseException):
     """The worker is gone."""
 

@@ -8,6 +8,8 @@ there is to wait. It performs nothing and knows neither threads nor tasks.
 from collections.abc import Iterable
 from typing import TypeAlias
 
+from attrs import evolve
+
 from agentloop.core.machine import next_command, step
 from agentloop.core.phases import (
     CallTools,
@@ -17,10 +19,12 @@ from agentloop.core.phases import (
     Discover,
     DiscoveryFailed,
     Event,
+    Failed,
     Finish,
     Finished,
     Infer,
     LoopState,
+    ModelReplied,
     ToolFailed,
 )
 from agentloop.ports import Clock, RunRow
@@ -143,16 +147,18 @@ class Desk:
 
     def take(self, happened: Iterable[Happened]) -> None:
         """Step through what happened, in the order it happened."""
-        for item in happened:
+        items = tuple(happened)
+        stopping = any(isinstance(item, CancelRequested) for item in items)
+        for item in items:
             if isinstance(item, Performed):
-                self._take_performed(item)
+                self._take_performed(item, stopping=stopping)
             else:
                 self._give_up(item)
         left = self.performer.time_left()
         if left is not None and left <= 0 and not self.finished:
             self._give_up(DeadlinePassed())
 
-    def _take_performed(self, done: Performed) -> None:
+    def _take_performed(self, done: Performed, *, stopping: bool = False) -> None:
         if self.flying.pop(effect_id(done.effect), None) is None or self.finished:
             return
         if done.attempt is not None:
@@ -160,7 +166,21 @@ class Desk:
         if isinstance(done.effect, Discover) and self.performer.drive.toolbox:
             self.journal.keep_setup_once(self.performer.drive)
         self._told.extend(done.told)
-        self._step(self._in_time(done.event))
+        event = self._in_time(done.event)
+        if stopping and self._would_succeed(event):
+            self._count(event)  # a cancel that was accepted wins over a late success
+            return
+        self._step(event)
+
+    def _would_succeed(self, event: Event) -> bool:
+        phase = step(self.state, event).phase
+        return isinstance(phase, Finished) and not isinstance(phase.outcome, Failed)
+
+    def _count(self, event: Event) -> None:
+        """Keep what an absorbed reply cost."""
+        if isinstance(event, ModelReplied):
+            usage = self.state.usage.plus(event.usage)
+            self.state = evolve(self.state, usage=usage)
 
     def _in_time(self, event: Event) -> Event:
         """A call that was cut short by the run's own deadline is not at fault."""
