@@ -5,7 +5,7 @@ from attrs import evolve
 
 from agentloop.core.config import AnyTool, Auto, SpecificTool
 from agentloop.core.content import Image, Message, Text, ToolResult, ToolUse
-from agentloop.core.machine import next_command, open_turn, start, step
+from agentloop.core.machine import give_up, next_command, open_turn, start, step
 from agentloop.core.phases import (
     Answer,
     CallTools,
@@ -602,3 +602,12 @@ def test_discovering_keeps_no_routing():
     """Until servers answered nothing can be resolved."""
     assert begin_asking().routing is None
     assert isinstance(begin_asking().phase, Discovering)
+
+
+def test_a_run_that_cannot_be_driven_on_is_given_up() -> None:
+    """It fails as told, with its calls answered; what has ended stays as it is."""
+    state = calls(begin(), SEARCH, PAY)
+    after = give_up(state, "AgentLoopWorkerLost", "it broke")
+    assert failed_as(after) == "AgentLoopWorkerLost"
+    assert [id_ for id_, _, _ in answers(after)] == ["t0", "t1"]
+    assert give_up(after, "JobFailed", "later") is after

@@ -135,6 +135,11 @@ def step(state: LoopState, event: Event) -> LoopState:
             assert_never(event)
 
 
+def give_up(state: LoopState, type_: str, message: str) -> LoopState:
+    """The state of a run that cannot be driven on; a finished one stays as it is."""
+    return state if isinstance(state.phase, Finished) else _fail(state, type_, message)
+
+
 # ---------------------------------------------------------------- discovery
 
 

@@ -30,7 +30,7 @@ from agentloop.runtime.adrive import AsyncMailbox, adrive
 from agentloop.runtime.desk import Desk
 from agentloop.runtime.hub import Hub
 from agentloop.runtime.narrate import Effect
-from agentloop.runtime.perform import Performed, Performer
+from agentloop.runtime.perform import Performed, Performer, catalog
 from agentloop.runtime.prepare import Resources, prepare
 from agentloop.runtime.runner import DRIVER, desk_for, finish_broken
 
@@ -159,9 +159,10 @@ class AsyncRunner:
                 found = await loop.run_in_executor(
                     self.inferences, session.infer, *args
                 )
-        except Exception as error:
+            return performer.inferred(command, found, began)
+        except (Exception, asyncio.CancelledError) as error:
+            _pass_on(error)
             return performer.crashed(command, error, began)
-        return performer.inferred(command, found, began)
 
     async def _call(self, performer: Performer, call: Call) -> Performed:
         server = performer.drive.servers[call.route.alias]
@@ -172,9 +173,10 @@ class AsyncRunner:
             else:
                 loop = asyncio.get_running_loop()
                 answer = await loop.run_in_executor(self.tools, server.call, asked)
-        except Exception as error:
+            return performer.called(call, answer)
+        except (Exception, asyncio.CancelledError) as error:
+            _pass_on(error)
             return performer.tool_crashed(call, error)
-        return performer.called(call, answer)
 
     async def _discover(self, performer: Performer, command: Discover) -> Performed:
         limit = performer.within(performer.options.discovery_timeout) or 0.001
@@ -189,7 +191,21 @@ class AsyncRunner:
     ) -> tuple[Offer, ...] | Failure:
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self.tools, server.discover, limit)
-        except Exception as error:
+            found = await loop.run_in_executor(self.tools, server.discover, limit)
+            return catalog(found)
+        except (Exception, asyncio.CancelledError) as error:
+            _pass_on(error)
             message = f"the server raised {type(error).__name__}"
             return Failure(kind="discovery_refused", message=message)
+
+
+def _pass_on(error: BaseException) -> None:
+    """Raise a cancellation that was meant for this task.
+
+    One that an effect raises of its own accord, as broken clients do, is an answer
+    like any other error; the task would end with it and nobody would hear.
+    """
+    task = asyncio.current_task()
+    meant = task is not None and task.cancelling() > 0
+    if meant and isinstance(error, asyncio.CancelledError):
+        raise error

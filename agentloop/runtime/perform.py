@@ -128,7 +128,7 @@ class Performer:
 
     def inferred(self, command: Infer, found: Inference, began: str) -> Performed:
         """The event of an attempt, with its answer decoded, and its record."""
-        event, changed = self._cleaned(found.event)
+        event, changed = self._cleaned(_addressed(command, found.event))
         if isinstance(event, ModelReplied) and not tool_uses(event.message):
             event = evolve(event, answer=self._answer(event.message))
         told: list[Told] = []
@@ -295,18 +295,17 @@ def _infer(performer: Performer, command: Infer, began: str) -> Performed:
     job = performer.job(command, streamed=on_delta is not None)
     try:
         found = session.infer(command, job, on_delta)
+        return performer.inferred(command, found, began)
     except Exception as error:
         return performer.crashed(command, error, began)
-    return performer.inferred(command, found, began)
 
 
 def _call(performer: Performer, call: Call) -> Performed:
     server = performer.drive.servers[call.route.alias]
     try:
-        answer = server.call(performer.call_of(call))
+        return performer.called(call, server.call(performer.call_of(call)))
     except Exception as error:
         return performer.tool_crashed(call, error)
-    return performer.called(call, answer)
 
 
 def _discover(performer: Performer, command: Discover) -> Performed:
@@ -320,10 +319,33 @@ def _discover(performer: Performer, command: Discover) -> Performed:
 
 def _ask(server: ToolServer, limit: float) -> tuple[Offer, ...] | Failure:
     try:
-        return server.discover(limit)
+        return catalog(server.discover(limit))
     except Exception as error:
         message = f"the server raised {type(error).__name__}"
         return Failure(kind="discovery_refused", message=message)
+
+
+def catalog(found: object) -> tuple[Offer, ...] | Failure:
+    """What a server listed, or a failure when that is nothing a server may list."""
+    if isinstance(found, Failure):
+        return found
+    if isinstance(found, tuple) and all(isinstance(offer, Offer) for offer in found):
+        return found
+    kind = type(found).__name__
+    message = f"the server listed its tools as {kind}, not as a tuple of Offer"
+    return Failure(kind="discovery_refused", message=message)
+
+
+def _addressed(
+    command: Infer, event: ModelReplied | ModelFailed
+) -> ModelReplied | ModelFailed:
+    """The event as the answer to its command, whatever a backend numbered it.
+
+    Under another number it would count as a late one, and the model be asked anew.
+    """
+    if (event.iteration, event.attempt) == (command.iteration, command.attempt):
+        return event
+    return evolve(event, iteration=command.iteration, attempt=command.attempt)
 
 
 def _told_the_model(call: Call, text: str) -> Performed:

@@ -4,10 +4,11 @@ import logging
 from concurrent.futures import Executor
 from contextlib import suppress
 
-from attrs import evolve, frozen
+from attrs import frozen
 
 from agentloop.core.catalog import describe
-from agentloop.core.phases import CancelRequested, Failed, Finished
+from agentloop.core.machine import give_up
+from agentloop.core.phases import CancelRequested
 from agentloop.ports import (
     Claim,
     ClaimRequest,
@@ -115,6 +116,5 @@ def finish_broken(desk: Desk, error: Exception) -> RunRow:
     """End a run whose driver raised, so that it does not fail for ever."""
     type_ = "AgentLoopWorkerLost"
     message = describe(type_, problem=f"its driver raised {type(error).__name__}")
-    outcome = Failed(type_, message)
-    desk.state = evolve(desk.state, phase=Finished(outcome))
+    desk.state = give_up(desk.state, type_, message)
     return desk.finish()

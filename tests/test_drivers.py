@@ -1,0 +1,224 @@
+"""Both drivers against ports that break their contracts: typed ends, nothing hangs."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from agentloop.core.catalog import Failure
+from agentloop.core.content import Message, Text
+from agentloop.core.history import problems
+from agentloop.core.phases import Infer, ModelReplied
+from agentloop.ports import (
+    AttemptReport,
+    Inference,
+    JobContext,
+    SessionSetup,
+    ToolAnswer,
+    ToolCall,
+)
+from agentloop.stores.memory import MemoryStore
+from agentloop.testing.scripted import Reply, ScriptedBackend, Seen, calls, says
+from tests.faces import DEFAULTS, FACES, SCOPE, Rooms, both_faces
+
+BOOK = ("rooms-book", {})
+
+
+def played(face: str, *args: Any, **options: Any) -> tuple[Any, list[Message]]:
+    """A run over one face, and the messages of its conversation, which are legal."""
+    with FACES[face](*args, **options) as loop:
+        made = loop.create_conversation(defaults=DEFAULTS, scope=SCOPE)
+        run = loop.run(made.id, "Hi", scope=SCOPE)
+        delta = loop.messages(made.id, scope=SCOPE)
+        log = [Message(m.role, m.content_blocks) for m in delta.messages]
+        assert problems(log) == []
+        return run, log
+
+
+def booking(n: int) -> Callable[[Seen], Reply]:
+    """A model that calls a tool n times in its first turn, and then answers."""
+    return lambda seen: calls(*[BOOK] * n) if seen.iteration == 1 else says("done")
+
+
+# ---------------------------------------------------------------- tools
+
+
+JUNK: dict[str, Callable[[ToolCall], Any]] = {
+    "nothing": lambda call: None,
+    "a text": lambda call: "10:00",
+    "hollow": lambda call: ToolAnswer(None),  # type: ignore[arg-type] # careless host
+}
+
+
+@both_faces
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("case", JUNK)
+def test_a_tool_server_that_answers_with_junk_costs_its_calls(
+    face: str, n: int, case: str
+) -> None:
+    """The model is told that each of them failed, and the run goes on."""
+    run, log = played(
+        face, ScriptedBackend(forever=booking(n)), tools={"rooms": Rooms(JUNK[case])}
+    )
+    assert run.status == "completed"
+    assert [block.is_error for block in log[2].content] == [True] * n
+
+
+class Awaited(Rooms):
+    """A server whose calls are awaited, and cancelled from within."""
+
+    async def acall(self, call: ToolCall) -> ToolAnswer:
+        self.calls.append(call)
+        raise asyncio.CancelledError("a scope of the client's own")
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_cancellation_from_within_a_tool_is_its_answer(n: int) -> None:
+    """Clients that leak one out of their own scopes hang no run."""
+    run, log = played(
+        "async", ScriptedBackend(forever=booking(n)), tools={"rooms": Awaited()}
+    )
+    assert run.status == "completed"
+    assert all("CancelledError" in b.content[0].text for b in log[2].content)
+
+
+LISTED = {
+    "nothing": lambda limit: None,
+    "a list of names": lambda limit: ["book"],
+    "a tuple of names": lambda limit: ("book",),
+}
+
+
+@both_faces
+@pytest.mark.parametrize("case", LISTED)
+def test_a_catalog_that_is_none_refuses_the_run(face: str, case: str) -> None:
+    """The run fails before anything is spent, and says which server it was."""
+    rooms = Rooms()
+    rooms.declared = lambda: None  # type: ignore[method-assign] # to be discovered
+    rooms.discover = LISTED[case]  # type: ignore[assignment] # against its contract
+    run, log = played(face, ScriptedBackend(), tools={"rooms": rooms})
+    assert run.error.type == "AgentLoopMcpDiscoveryFailed"
+    assert "rooms: the server listed its tools as" in run.error.message
+    assert (run.iterations_used, log) == (0, [])
+
+
+# ---------------------------------------------------------------- backends
+
+
+class Odd:
+    """A backend whose sessions infer by a function."""
+
+    name = "odd"
+
+    def __init__(self, infer: Callable[[Infer], Any]) -> None:
+        self._infer = infer
+
+    def check(self, *_: Any) -> None:
+        return None
+
+    def session(self, setup: SessionSetup) -> "Odd":
+        return self
+
+    def infer(self, command: Infer, job: JobContext, on_delta: Any) -> Any:
+        return self._infer(command)
+
+    def request(self, command: Infer, job: JobContext) -> bytes:
+        return b"{}"
+
+
+def _junk(command: Infer) -> Any:
+    return Inference("an event", AttemptReport())  # type: ignore[arg-type] # junk
+
+
+@both_faces
+@pytest.mark.parametrize("infer", [lambda command: None, _junk], ids=["none", "junk"])
+def test_a_backend_that_answers_with_junk_fails_the_run(face: str, infer: Any) -> None:
+    """The attempt is in the books, and the run is over."""
+    run, _ = played(face, Odd(infer))
+    assert run.error.type == "JobFailed"
+    assert "the backend raised AttributeError" in run.error.message
+    assert run.usage.attempts_without_usage == 1
+
+
+class Leaking(Odd):
+    """A backend that is awaited, and cancelled from within."""
+
+    async def ainfer(self, *_: Any) -> Any:
+        raise asyncio.CancelledError
+
+
+def test_a_cancellation_from_within_a_backend_is_its_answer() -> None:
+    """The run fails instead of waiting for ever."""
+    run, _ = played("async", Leaking(lambda command: None))
+    assert run.error.type == "JobFailed"
+    assert "CancelledError" in run.error.message
+
+
+def _always_the_first(command: Infer) -> Inference:
+    scripted = booking(1)(_Place(command.iteration))
+    message = Message("assistant", scripted.content)
+    event = ModelReplied(iteration=1, attempt=1, message=message, stop=scripted.stop)
+    return Inference(event, AttemptReport())
+
+
+class _Place:
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+
+@both_faces
+def test_a_reply_under_a_wrong_number_answers_its_command(face: str) -> None:
+    """The driver knows what it asked for; the model is not asked again and again."""
+    run, log = played(face, Odd(_always_the_first), tools={"rooms": Rooms()})
+    assert run.status == "completed"
+    assert run.usage.attempts_without_usage == run.iterations_used == 2
+    assert len(log) == 4
+
+
+# ---------------------------------------------------------------- stores
+
+
+class Refusing(MemoryStore):
+    """A store that refuses one checkpoint, against its contract, for no reason."""
+
+    def __init__(self, refused: int) -> None:
+        super().__init__()
+        self._left = refused
+
+    def checkpoint(self, *args: Any) -> bool:
+        self._left -= 1
+        if self._left == 0:
+            raise ZeroDivisionError
+        return super().checkpoint(*args)
+
+
+@both_faces
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("refused", [1, 2, 3])
+def test_a_broken_driver_leaves_a_legal_history(
+    face: str, refused: int, n: int
+) -> None:
+    """The run fails as lost, its calls are answered, and the next run goes on."""
+    backend = ScriptedBackend(forever=booking(n))
+    with FACES[face](backend, Refusing(refused), {"rooms": Rooms()}) as loop:
+        made = loop.create_conversation(defaults=DEFAULTS, scope=SCOPE)
+        run = loop.run(made.id, "Hi", scope=SCOPE)
+        assert run.error.type == "AgentLoopWorkerLost"
+        assert "ZeroDivisionError" in run.error.message
+        assert run.iterations_used == len(loop.list_jobs(run.id, scope=SCOPE))
+        delta = loop.messages(made.id, scope=SCOPE)
+        log = [Message(m.role, m.content_blocks) for m in delta.messages]
+        assert problems([*log, Message("user", (Text("x"),))]) == []
+        assert loop.run(made.id, "Go on", scope=SCOPE).status == "completed"
+
+
+def test_a_failure_of_a_tool_is_no_junk() -> None:
+    """What the port allows is still taken for what it is."""
+    refusal = Failure(kind="mcp_protocol", message="bad frame")
+    run, _ = played(
+        "sync",
+        ScriptedBackend(forever=booking(1)),
+        tools={"rooms": Rooms(lambda call: refusal)},
+    )
+    assert run.error.type == refusal.type
