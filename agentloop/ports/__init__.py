@@ -14,6 +14,7 @@ from agentloop.ports.backend import (
     Session,
     SessionSetup,
 )
+from agentloop.ports.engine import Engine, EngineUnavailableError, RunRef
 from agentloop.ports.store import (
     AttemptRow,
     Checkpoint,
@@ -53,6 +54,8 @@ __all__ = [
     "Clock",
     "ConversationRow",
     "DeltaSink",
+    "Engine",
+    "EngineUnavailableError",
     "EventRow",
     "Final",
     "Ids",
@@ -69,6 +72,7 @@ __all__ = [
     "Observer",
     "Preceding",
     "Reader",
+    "RunRef",
     "RunRow",
     "ServerDirectory",
     "Session",

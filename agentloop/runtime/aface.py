@@ -26,6 +26,7 @@ from agentloop.core.run import (
 from agentloop.ports import (
     Backend,
     Clock,
+    Engine,
     Ids,
     LeaseLostError,
     Observer,
@@ -74,6 +75,7 @@ class AsyncAgentLoop:
         *,
         backends: Backends | None = None,
         mcp: ServerDirectory | None = None,
+        engine: Engine | None = None,
         observer: Observer | None = None,
         ids: Ids | None = None,
         clock: Clock | None = None,
@@ -87,6 +89,7 @@ class AsyncAgentLoop:
             servers=tool_servers(tools),
             directory=mcp or LateDirectory(),
             options=options,
+            engine=engine,
         )
         self._ids = ids or RandomIds()
         self._service = Service(resources, self._ids, clock)

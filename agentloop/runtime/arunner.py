@@ -31,8 +31,8 @@ from agentloop.runtime.desk import Desk
 from agentloop.runtime.hub import Hub
 from agentloop.runtime.narrate import Effect
 from agentloop.runtime.perform import Performed, Performer, catalog
-from agentloop.runtime.prepare import Resources, prepare
-from agentloop.runtime.runner import DRIVER, desk_for, finish_broken
+from agentloop.runtime.prepare import DRIVER, Resources, prepare
+from agentloop.runtime.runner import desk_for, finish_broken
 
 log = logging.getLogger("agentloop")
 T = TypeVar("T")
@@ -51,8 +51,11 @@ class AsyncRunner:
     mailboxes: dict[str, AsyncMailbox] = field(factory=dict)
 
     async def call(self, function: Callable[..., T], *args: Any) -> T:
-        """A store's work: here when it never blocks, else on a thread."""
-        if not self.resources.store.blocking:
+        """A store's work: here when it never blocks, else on a thread.
+
+        Starting and cancelling runs may also wait for an engine.
+        """
+        if not (self.resources.store.blocking or self.resources.engine):
             return function(*args)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.storing, function, *args)

@@ -88,6 +88,11 @@ class Desk:
         """Whether nothing is under way, so that the drive may be given up."""
         return not self.flying
 
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is under way, and nothing waits for its time."""
+        return not self.flying and not self._waiting
+
     def plan(self) -> None:
         """Schedule whatever the state asks for and is not under way yet."""
         for effect in effects_of(next_command(self.state)):
@@ -101,6 +106,22 @@ class Desk:
             self._waiting[id_] = (due, effect)
             if (told := of_effect(self.journal.run_id, effect)) is not None:
                 self._told.append(told)
+
+    def hurry(self) -> None:
+        """Let what is scheduled be due now; its time was waited for elsewhere."""
+        self._waiting = {id_: (0.0, each) for id_, (_, each) in self._waiting.items()}
+
+    def pause(self) -> float:
+        """Seconds to pass before the command that is due, within the run's time."""
+        due = effects_of(next_command(self.state))
+        waits = [
+            self.performer.options.pause(effect.delay, effect.at_least)
+            for effect in due
+            if effect.delay or effect.at_least
+        ]
+        wait = max(waits, default=0.0)
+        left = self.performer.time_left()
+        return wait if left is None else max(min(wait, left), 0.0)
 
     def commit(self) -> None:
         """Make the state durable, if anything is new; learn of a cancel."""

@@ -30,18 +30,39 @@ def drive(desk: Desk, mailbox: Mailbox, pool: Executor) -> RunRow | None:
         if mailbox.stopped and desk.idle:
             desk.suspend()
             return None
-        desk.plan()
-        desk.commit()
-        ready = desk.ready()
-        if ready and desk.alone:
-            done = perform(desk.performer, ready[0], desk.began(ready[0]))
-            desk.take([done, *mailbox.take(0.0)])
-        else:
-            for effect in ready:
-                pool.submit(_perform_elsewhere, desk, effect, mailbox)
-            desk.take(mailbox.take(desk.patience()))
-        mailbox.check(desk.journal.run_id)
+        _go_on(desk, mailbox, pool)
     return desk.finish()
+
+
+def drive_round(desk: Desk, mailbox: Mailbox, pool: Executor) -> None:
+    """Perform the command that is due, at once, and whatever it leads to meanwhile.
+
+    Returns when the run has ended, or nothing is under way or waited for.
+
+    Raises:
+        LeaseLostError, StoreUnavailableError: as for `drive`.
+    """
+    desk.plan()
+    desk.hurry()
+    while True:
+        _go_on(desk, mailbox, pool)
+        if desk.finished or desk.quiet or (mailbox.stopped and desk.idle):
+            return
+
+
+def _go_on(desk: Desk, mailbox: Mailbox, pool: Executor) -> None:
+    """Begin what is due, and take in what happened."""
+    desk.plan()
+    desk.commit()
+    ready = desk.ready()
+    if ready and desk.alone:
+        done = perform(desk.performer, ready[0], desk.began(ready[0]))
+        desk.take([done, *mailbox.take(0.0)])
+    else:
+        for effect in ready:
+            pool.submit(_perform_elsewhere, desk, effect, mailbox)
+        desk.take(mailbox.take(desk.patience()))
+    mailbox.check(desk.journal.run_id)
 
 
 def _perform_elsewhere(desk: Desk, effect: Effect, mailbox: Mailbox) -> None:

@@ -14,6 +14,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
+from attrs import evolve
+
 from agentloop.core.request import NewConversation
 from agentloop.core.run import (
     Conversation,
@@ -27,6 +29,7 @@ from agentloop.core.run import (
 from agentloop.ports import (
     Backend,
     Clock,
+    Engine,
     Ids,
     LeaseLostError,
     Observer,
@@ -48,6 +51,7 @@ from agentloop.runtime.options import Options
 from agentloop.runtime.prepare import Resources
 from agentloop.runtime.pulse import Pulse
 from agentloop.runtime.requests import Said
+from agentloop.runtime.rounds import Rounds
 from agentloop.runtime.runner import Runner
 from agentloop.runtime.service import Service
 from agentloop.runtime.system import RandomIds, SystemClock
@@ -70,6 +74,8 @@ class AgentLoop:
             one for an effective config and raises `RequestError` to refuse.
         mcp: reaches the MCP servers that configs name by URL; when left out, a
             directory that reaches public addresses over https only.
+        engine: drives the runs that are started here, by workers of its own; when
+            left out, they are driven here.
         observer: called with every event of every run.
         ids: where new ids come from.
         clock: where the time is read.
@@ -88,6 +94,7 @@ class AgentLoop:
         *,
         backends: Backends | None = None,
         mcp: ServerDirectory | None = None,
+        engine: Engine | None = None,
         observer: Observer | None = None,
         ids: Ids | None = None,
         clock: Clock | None = None,
@@ -101,6 +108,7 @@ class AgentLoop:
             servers=tool_servers(tools),
             directory=mcp or LateDirectory(),
             options=options,
+            engine=engine,
         )
         self._ids = ids or RandomIds()
         self._service = Service(resources, self._ids, clock)
@@ -414,6 +422,14 @@ class AgentLoop:
                 yield worker
         finally:
             self._workers.remove(worker)
+
+    def rounds(self, driver: str) -> Rounds:
+        """Takes the runs of an engine forward, for the workers of that engine.
+
+        `driver` is the engine's name, as its runs' rows say it.
+        """
+        self._check_open()
+        return Rounds(evolve(self._runner, driver=driver))
 
     def close(self) -> None:
         """Stop every thread of this loop; stores and clients stay the host's."""

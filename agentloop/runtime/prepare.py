@@ -38,6 +38,7 @@ from agentloop.ports import (
     AttemptRow,
     Backend,
     Claim,
+    Engine,
     MessagePage,
     Reader,
     RunRow,
@@ -61,16 +62,27 @@ from agentloop.wire.checkpoint import (
     versioned,
 )
 
+DRIVER = "embedded"
+
 
 @frozen
 class Resources:
-    """What every drive of a loop shares: ports and the host's choices."""
+    """What every drive of a loop shares: ports and the host's choices.
+
+    With an `engine` new runs are the engine's; without one they are driven here.
+    """
 
     store: Store
     choose_backend: Callable[[Config], Backend]
     servers: Mapping[str, ToolServer]
     directory: ServerDirectory
     options: Options
+    engine: Engine | None = None
+
+    @property
+    def driver(self) -> str:
+        """What the rows of new runs name as their driver."""
+        return DRIVER if self.engine is None else self.engine.name
 
 
 @define

@@ -1,8 +1,10 @@
 """Claiming a run and driving it on this thread, with its lease kept alive."""
 
 import logging
+from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import suppress
+from typing import TypeAlias
 
 from attrs import frozen
 
@@ -23,37 +25,44 @@ from agentloop.runtime.hub import Hub
 from agentloop.runtime.journal import Journal
 from agentloop.runtime.mailbox import Mailbox
 from agentloop.runtime.perform import Performer
-from agentloop.runtime.prepare import Drive, Resources, prepare
+from agentloop.runtime.prepare import DRIVER, Drive, Resources, prepare
 from agentloop.runtime.pulse import Pulse
 
 log = logging.getLogger("agentloop")
-DRIVER = "embedded"
+Way: TypeAlias = Callable[[Desk, Mailbox, Executor], RunRow | None]
+"""How a desk is driven: returns the row of a run that ended."""
 
 
 @frozen
 class Runner:
-    """Drives claimed runs; shared by the face, its workers and its streams."""
+    """Drives claimed runs; shared by the face, its workers and its streams.
+
+    It claims runs of its own driver only, so that an engine's are left alone.
+    """
 
     resources: Resources
     hub: Hub
     clock: Clock
     pulse: Pulse
     pool: Executor
+    driver: str = DRIVER
 
     def claim(self, run_id: str | None = None) -> Claim | None:
         """The lease of a run that is due: this one, or any."""
         options = self.resources.options
         return self.resources.store.claim(
             ClaimRequest(
-                driver=DRIVER,
+                driver=self.driver,
                 lease_seconds=options.lease,
                 run_id=run_id,
                 run_timeout=options.run_timeout,
             )
         )
 
-    def run(self, claim: Claim) -> RunRow | None:
+    def run(self, claim: Claim, way: Way = drive) -> RunRow | None:
         """Drive a claimed run to its end, or until it is asked to stop.
+
+        An engine drives it one round at a time, which is a `way` of its own.
 
         Raises:
             LeaseLostError: another worker has the run.
@@ -66,14 +75,14 @@ class Runner:
             with self.pulse.beating(claim.lease, mailbox):
                 desk = desk_for(claim, ready, self.resources, self.hub, self.clock)
                 desk.performer.abandoned = mailbox.is_urgent
-                return self._drive(desk, mailbox)
+                return self._drive(desk, mailbox, way)
         finally:
             for server in ready.opened:
                 server.close()
 
-    def _drive(self, desk: Desk, mailbox: Mailbox) -> RunRow | None:
+    def _drive(self, desk: Desk, mailbox: Mailbox, way: Way) -> RunRow | None:
         try:
-            return drive(desk, mailbox, self.pool)
+            return way(desk, mailbox, self.pool)
         except (LeaseLostError, StoreUnavailableError):
             raise
         except Exception as error:

@@ -6,6 +6,7 @@ are synchronous; an asynchronous face calls them where blocking is allowed.
 """
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,12 +53,14 @@ from agentloop.ports import (
     AttemptRow,
     Clock,
     ConversationRow,
+    EngineUnavailableError,
     Ids,
     JobContext,
     JobRow,
     NewConversationRow,
     NewRunRow,
     Reader,
+    RunRef,
     RunRow,
     SessionSetup,
     VersionMovedError,
@@ -78,6 +81,7 @@ from agentloop.wire import (
 )
 from agentloop.wire.checkpoint import setup_from, unversioned
 
+log = logging.getLogger("agentloop")
 MAX_PER_PAGE = 200
 _FIELDS = tuple(fields_dict(Config))
 CHOICE_CHECK_TIMEOUT = 5.0
@@ -173,6 +177,7 @@ class Service:
         key = _key(request)
         found = self.store.find_run(conversation_id, key)
         if found is not None:
+            self._hand_over(found)
             return present.run(found, self._options.docs_base), False
         body: StartRequest = _value(request, StartRequest, "invalid-request")
         check_payload(body.payload)
@@ -185,7 +190,19 @@ class Service:
             raise _conflict(moved.expected, moved.current) from None
         except LookupError:
             raise RequestError("conversation-not-found") from None
+        self._hand_over(stored)
         return present.run(stored, self._options.docs_base), created
+
+    def _hand_over(self, row: RunRow) -> None:
+        """Have the engine drive a run; a repeat heals one that it never heard of."""
+        engine = self.resources.engine
+        if engine is None or row.status != "pending" or row.driver != engine.name:
+            return
+        try:
+            engine.start(RunRef(row.id, row.company_id))
+        except EngineUnavailableError as error:
+            log.warning("%s did not take run %s: %s", engine.name, row.id, error)
+            raise RequestError("workflow-start-failed") from None
 
     def _checked_run(
         self, row: ConversationRow, body: StartRequest, scope: Scope
@@ -202,7 +219,7 @@ class Service:
             company_id=scope.company_id,
             user_id=scope.user_id,
             client_op_id=body.client_op_id,
-            driver="embedded",
+            driver=self.resources.driver,
             expected_version=body.expected_version,
             config=dump(to_json(config)),
             payload=dump(to_json(body.payload)),
@@ -329,7 +346,18 @@ class Service:
         row = self.store.request_cancel(self._reader(scope), run_id)
         if row is None:
             raise RequestError("agent-run-not-found")
+        self._wake(row)
         return row
+
+    def _wake(self, row: RunRow) -> None:
+        """Let an engine's run see its flag now; it will at its next command anyway."""
+        engine = self.resources.engine
+        if engine is None or row.result is not None or row.driver != engine.name:
+            return
+        try:
+            engine.cancel(RunRef(row.id, row.company_id))
+        except EngineUnavailableError as error:
+            log.warning("%s did not hear of a cancel: %s", engine.name, error)
 
     def events(self, run_id: str, after: int, scope: Scope) -> tuple[RunEvent, ...]:
         """The kept events of a run after an id."""

@@ -26,8 +26,8 @@ from agentloop.runtime.desk import Desk, effect_id
 from agentloop.runtime.hub import Hub
 from agentloop.runtime.narrate import Effect
 from agentloop.runtime.perform import Performed, perform
-from agentloop.runtime.prepare import Resources, prepare
-from agentloop.runtime.runner import DRIVER, desk_for
+from agentloop.runtime.prepare import DRIVER, Resources, prepare
+from agentloop.runtime.runner import desk_for
 from agentloop.runtime.service import Service
 from agentloop.testing.simulate.chance import Chance, SkewedClock, Violation, WorldClock
 from agentloop.testing.simulate.ledger import require

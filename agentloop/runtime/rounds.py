@@ -1,0 +1,111 @@
+"""Driving a run for an engine: one command at a time, each of them repeatable.
+
+An engine (Temporal, DBOS, a queue of your own) keeps the order of things and brings
+workers back; what a run holds stays in the store. The recipe for one:
+
+    standing = rounds.begin(run)
+    while not isinstance(next_command(standing.state), Finish):
+        sleep durably for standing.wait seconds; a cancel may end the sleep
+        standing = rounds.go_on(run, standing)
+
+`begin` and `go_on` are the engine's steps: whatever may be lost, killed or done
+twice. A round claims the run, commits its command as the intent, performs it,
+commits what came of it and gives the run back. When it is repeated after its answer
+was lost, the store is ahead of what the engine has seen, and the round answers with
+that, performing nothing. When it died within an effect, the next round finds the
+intent and treats it as any driver does: inference and repeatable tools are made
+again, of all others the model is told that the outcome is unknown. The end is stored
+with the command that led to it, in one commit, so no run can be over and not stored.
+
+Make the engine's own retries endless for `RunBusyError` and
+`StoreUnavailableError`, which say "not now"; nothing else is raised for a run's sake.
+`agentloop.testing.engines` is the kit that a new engine has to pass. This module must
+not know any engine.
+"""
+
+from concurrent.futures import Executor
+
+from attrs import frozen
+
+from agentloop.ports import Claim, Reader, RunRef, RunRow
+from agentloop.runtime.desk import Desk
+from agentloop.runtime.drive import drive_round
+from agentloop.runtime.mailbox import Mailbox
+from agentloop.runtime.runner import Runner
+from agentloop.wire.standing import Standing, ended
+
+
+class RunBusyError(Exception):
+    """Somebody else holds the run just now; try again a moment later."""
+
+
+class _Round:
+    """One round at a desk: leaves the standing behind when the run goes on."""
+
+    def __init__(self, seen: Standing | None) -> None:
+        self._seen = seen
+        self.standing: Standing | None = None
+
+    def __call__(self, desk: Desk, mailbox: Mailbox, pool: Executor) -> RunRow | None:
+        here = Standing(state=desk.state)
+        if self._seen is not None and self._seen.same_place(here):
+            drive_round(desk, mailbox, pool)
+        if desk.finished:
+            return desk.finish()
+        desk.suspend()
+        self.standing = Standing(state=desk.state, wait=desk.pause())
+        return None
+
+
+@frozen
+class Rounds:
+    """Takes runs forward by one command; made by `AgentLoop.rounds`."""
+
+    runner: Runner
+
+    def begin(self, run: RunRef) -> Standing:
+        """Where the run stands, with its first state stored; performs nothing.
+
+        Raises:
+            RunBusyError: another worker holds the run.
+            LookupError: there is no such run.
+            StoreUnavailableError: the store stayed away.
+        """
+        return self._round(run, None)
+
+    def go_on(self, run: RunRef, seen: Standing) -> Standing:
+        """Perform the command of a standing; returns where the run stands then.
+
+        A run that stands elsewhere already is not touched.
+
+        Raises:
+            RunBusyError, LookupError, StoreUnavailableError: as for `begin`.
+            LeaseLostError: the lease ran out on the way; repeat the round.
+        """
+        return self._round(run, seen)
+
+    def _round(self, run: RunRef, seen: Standing | None) -> Standing:
+        claim = self.runner.claim(run.run_id)
+        if claim is None:
+            return self._unclaimed(run)
+        return self._drive(claim, _Round(seen))
+
+    def _drive(self, claim: Claim, way: _Round) -> Standing:
+        row = self.runner.run(claim, way)
+        if row is not None:
+            return ended(row.status)
+        if way.standing is None:
+            raise AssertionError("a round ends its run or leaves a standing")
+        return way.standing
+
+    def _unclaimed(self, run: RunRef) -> Standing:
+        """A run that cannot be claimed has ended, is held, or was removed."""
+        reader = Reader(run.company_id)
+        row = self.runner.resources.store.get_run(reader, run.run_id)
+        if row is None:
+            raise LookupError(f"run {run.run_id} does not exist (any more)")
+        if row.driver != self.runner.driver:
+            raise LookupError(f"run {run.run_id} is driven by {row.driver!r}")
+        if row.result is None:
+            raise RunBusyError(f"run {run.run_id} is held by another worker")
+        return ended(row.status)
