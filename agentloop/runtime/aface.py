@@ -33,24 +33,26 @@ from agentloop.ports import (
     ServerDirectory,
     Store,
 )
-from agentloop.runtime import requests
+from agentloop.runtime import checks, requests
 from agentloop.runtime.arunner import AsyncRunner
 from agentloop.runtime.assembly import (
     Backends,
-    LateDirectory,
     Tools,
     chooser,
-    memory_store,
+    clock_of,
+    directory_of,
+    engine_of,
+    hub_of,
+    ids_of,
+    options_of,
+    store_of,
     tool_servers,
 )
 from agentloop.runtime.aworker import AsyncWorker
 from agentloop.runtime.follow import Cursor
-from agentloop.runtime.hub import Hub
-from agentloop.runtime.options import Options
 from agentloop.runtime.prepare import Resources
 from agentloop.runtime.requests import Said
 from agentloop.runtime.service import Service
-from agentloop.runtime.system import RandomIds, SystemClock
 from agentloop.runtime.watch import Watch
 
 log = logging.getLogger("agentloop")
@@ -81,19 +83,19 @@ class AsyncAgentLoop:
         clock: Clock | None = None,
         **choices: Any,
     ) -> None:
-        options = Options(**choices)
-        clock = clock or SystemClock()
+        options = options_of(choices)
+        clock = clock_of(clock)
         resources = Resources(
-            store=store if store is not None else memory_store(),
+            store=store_of(store),
             choose_backend=chooser(backend, backends),
             servers=tool_servers(tools),
-            directory=mcp or LateDirectory(),
+            directory=directory_of(mcp),
             options=options,
-            engine=engine,
+            engine=engine_of(engine),
         )
-        self._ids = ids or RandomIds()
+        self._ids = ids_of(ids)
         self._service = Service(resources, self._ids, clock)
-        self._hub = Hub(observer)
+        self._hub = hub_of(observer)
         self._pools = (
             ThreadPoolExecutor(options.in_flight, "agentloop-inference"),
             ThreadPoolExecutor(options.tool_slots, "agentloop-tool"),
@@ -220,7 +222,9 @@ class AsyncAgentLoop:
     ) -> Run:
         """The run once it has ended; see `AgentLoop.wait`."""
         self._check_open()
-        if timeout is None:
+        if timeout is not None:
+            checks.number("timeout", timeout)
+        else:
             await self._drive_here(run_id, scope)
         async with asyncio.timeout(timeout):
             while not (run := await self.get_run(run_id, scope=scope)).terminal:

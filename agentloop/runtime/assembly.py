@@ -2,20 +2,111 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
+
+from attrs import fields_dict
 
 from agentloop.core.catalog import RequestError
 from agentloop.core.config import Config, McpServer, is_alias
 from agentloop.ports import (
     Backend,
+    Clock,
+    Engine,
+    Ids,
     MissingExtraError,
+    Observer,
     ServerDirectory,
     Store,
     ToolServer,
 )
+from agentloop.runtime import checks
+from agentloop.runtime.hub import Hub
+from agentloop.runtime.options import Options
+from agentloop.runtime.system import RandomIds, SystemClock
 
 Tools: TypeAlias = Mapping[str, ToolServer | Iterable[Callable[..., Any]]]
 Backends: TypeAlias = Mapping[str, Backend] | Callable[[Config], Backend]
+
+
+def options_of(choices: Mapping[str, Any]) -> Options:
+    """The options that keyword arguments of a face name.
+
+    Raises:
+        TypeError: one does not exist.
+        ValueError: a value that it cannot have.
+    """
+    checks.check_names("option", choices, tuple(fields_dict(Options)))
+    return Options(**choices)
+
+
+def store_of(store: Store | None) -> Store:
+    """The host's store, or one in memory.
+
+    Raises:
+        TypeError: it is no store.
+    """
+    if store is None:
+        return memory_store()
+    checks.check_store(store)
+    return store
+
+
+def directory_of(mcp: ServerDirectory | None) -> ServerDirectory:
+    """The host's way to servers that are named by URL, or ours.
+
+    Raises:
+        TypeError: it is no directory.
+    """
+    if mcp is None:
+        return LateDirectory()
+    checks.check_directory(mcp)
+    return mcp
+
+
+def clock_of(clock: Clock | None) -> Clock:
+    """The host's clock, or the machine's.
+
+    Raises:
+        TypeError: it is no clock.
+    """
+    if clock is None:
+        return SystemClock()
+    checks.check_calls("clock=", clock, "now", "monotonic")
+    return clock
+
+
+def ids_of(ids: Ids | None) -> Ids:
+    """The host's ids, or random ones.
+
+    Raises:
+        TypeError: they are none.
+    """
+    if ids is None:
+        return RandomIds()
+    checks.check_calls("ids=", ids, "new")
+    return ids
+
+
+def hub_of(observer: Observer | None) -> Hub:
+    """A hub that tells the host's observer.
+
+    Raises:
+        TypeError: it cannot be called.
+    """
+    if observer is not None:
+        checks.check_calls("observer=", observer)
+    return Hub(observer)
+
+
+def engine_of(engine: Engine | None) -> Engine | None:
+    """The host's engine, if there is one.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if engine is not None:
+        checks.check_calls("engine=", engine, "start", "cancel")
+    return engine
 
 
 def memory_store() -> Store:
@@ -53,22 +144,32 @@ def tool_servers(tools: Tools | None) -> dict[str, ToolServer]:
     """The host's tools by alias; lists of functions become servers.
 
     Raises:
+        TypeError: something that is neither functions nor a server.
         ValueError: an alias breaks the alias rule.
     """
-    return {alias: _server(alias, some) for alias, some in (tools or {}).items()}
+    if tools is None:
+        return {}
+    if not isinstance(tools, Mapping):
+        raise TypeError(
+            f"tools= must be by alias, tools={{'host': [function]}}, not "
+            f"{checks.given(tools)}"
+        )
+    return {alias: _server(alias, some) for alias, some in tools.items()}
 
 
-def _server(alias: str, tools: ToolServer | Iterable[Callable[..., Any]]) -> ToolServer:
-    if not is_alias(alias):
+def _server(
+    alias: object, tools: ToolServer | Iterable[Callable[..., Any]]
+) -> ToolServer:
+    if not isinstance(alias, str) or not is_alias(alias):
         raise ValueError(
             f"{alias!r} is no alias: 1 to 8 letters and digits, a letter first"
         )
-    if isinstance(tools, Iterable):
-        found: ToolServer = import_module("agentloop.tools.functions").FunctionTools(
-            tools
-        )
-        return found
-    return tools
+    listed = isinstance(tools, Iterable) and not isinstance(tools, str | Mapping)
+    if not listed or not checks.lacks(tools, ToolServer):
+        checks.check_server(f"tools[{alias!r}]", tools)
+        return cast("ToolServer", tools)
+    found: ToolServer = import_module("agentloop.tools.functions").FunctionTools(tools)
+    return found
 
 
 def chooser(
@@ -77,11 +178,20 @@ def chooser(
     """What picks the backend of a run.
 
     Raises:
+        TypeError: something that is no backend.
         ValueError: there is no backend at all.
     """
-    if callable(backends):
-        return backends
+    if backend is not None:
+        checks.check_backend("backend=", backend)
+    if backends is not None and not isinstance(backends, Mapping):
+        return _asking(backends)
     by_plane = dict(backends or {})
+    for plane, one in by_plane.items():
+        if not isinstance(plane, str):
+            raise TypeError(
+                f"backends= is by data_plane_id, which is text, not {plane!r:.60}"
+            )
+        checks.check_backend(f"backends[{plane!r}]", one)
     if backend is None and not by_plane:
         raise ValueError("a loop needs a backend=, or backends= by data_plane_id")
 
@@ -91,6 +201,24 @@ def chooser(
         found = by_plane.get(plane) if plane and by_plane else backend
         if found is None:
             raise RequestError("unknown-data-plane", id=plane)
+        return found
+
+    return choose
+
+
+def _asking(function: Callable[[Config], Backend]) -> Callable[[Config], Backend]:
+    """The host's own function, whose answer is looked at."""
+    if not checks.lacks(function, Backend):
+        raise TypeError("backends= is a backend itself; give it as backend=")
+    if not callable(function):
+        raise TypeError(
+            "backends= must be backends by data_plane_id, or a function of a config, "
+            f"not {checks.given(function)}"
+        )
+
+    def choose(config: Config) -> Backend:
+        found = function(config)
+        checks.check_backend("what backends= returns", found)
         return found
 
     return choose

@@ -5,6 +5,7 @@ import logging
 from contextlib import suppress
 
 from agentloop.ports import LeaseLostError, StoreUnavailableError
+from agentloop.runtime import checks
 from agentloop.runtime.arunner import AsyncRunner
 
 log = logging.getLogger("agentloop")
@@ -14,8 +15,8 @@ class AsyncWorker:
     """`n` tasks over one runner; made by `AsyncAgentLoop.worker`."""
 
     def __init__(self, runner: AsyncRunner, n: int, poll: float) -> None:
-        if n < 1:
-            raise ValueError(f"a worker needs at least 1 task, not {n}")
+        checks.whole("n", n, 1)
+        checks.span("poll", poll)
         self._runner = runner
         self._n = n
         self._poll = poll

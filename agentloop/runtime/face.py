@@ -36,25 +36,27 @@ from agentloop.ports import (
     ServerDirectory,
     Store,
 )
-from agentloop.runtime import requests
+from agentloop.runtime import checks, requests
 from agentloop.runtime.assembly import (
     Backends,
-    LateDirectory,
     Tools,
     chooser,
-    memory_store,
+    clock_of,
+    directory_of,
+    engine_of,
+    hub_of,
+    ids_of,
+    options_of,
+    store_of,
     tool_servers,
 )
 from agentloop.runtime.follow import Cursor
-from agentloop.runtime.hub import Hub
-from agentloop.runtime.options import Options
 from agentloop.runtime.prepare import Resources
 from agentloop.runtime.pulse import Pulse
 from agentloop.runtime.requests import Said
 from agentloop.runtime.rounds import Rounds
 from agentloop.runtime.runner import Runner
 from agentloop.runtime.service import Service
-from agentloop.runtime.system import RandomIds, SystemClock
 from agentloop.runtime.watch import Watch
 from agentloop.runtime.worker import Worker
 
@@ -82,8 +84,9 @@ class AgentLoop:
         choices: the fields of `agentloop.Options`.
 
     Raises:
-        ValueError: no backend, or an alias that breaks the alias rule.
-        TypeError: an option that does not exist.
+        ValueError: no backend, an alias that breaks the alias rule, or a value that
+            an option cannot have.
+        TypeError: a part of the wrong kind, or an option that does not exist.
     """
 
     def __init__(
@@ -100,19 +103,19 @@ class AgentLoop:
         clock: Clock | None = None,
         **choices: Any,
     ) -> None:
-        options = Options(**choices)
-        clock = clock or SystemClock()
+        options = options_of(choices)
+        clock = clock_of(clock)
         resources = Resources(
-            store=store if store is not None else memory_store(),
+            store=store_of(store),
             choose_backend=chooser(backend, backends),
             servers=tool_servers(tools),
-            directory=mcp or LateDirectory(),
+            directory=directory_of(mcp),
             options=options,
-            engine=engine,
+            engine=engine_of(engine),
         )
-        self._ids = ids or RandomIds()
+        self._ids = ids_of(ids)
         self._service = Service(resources, self._ids, clock)
-        self._hub = Hub(observer)
+        self._hub = hub_of(observer)
         self._pool = ThreadPoolExecutor(options.tool_slots, "agentloop-tool")
         self._pulse = Pulse(resources.store, options.lease)
         self._runner = Runner(resources, self._hub, clock, self._pulse, self._pool)
@@ -303,6 +306,8 @@ class AgentLoop:
             TimeoutError: it has not ended within `timeout` seconds; it goes on.
         """
         self._check_open()
+        if timeout is not None:
+            checks.number("timeout", timeout)
         if timeout is None and (claim := self._claim_if_due(run_id, scope)):
             with suppress(LeaseLostError):  # then another worker is waited for
                 self._runner.run(claim)

@@ -1,12 +1,13 @@
 """What a host may choose, gathered in one value."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from attrs import field, frozen
 
 from agentloop.core.catalog import DOCS_BASE
 from agentloop.core.phases import Plan
+from agentloop.runtime import checks
 from agentloop.runtime.system import jittered
 from agentloop.wire import Limits
 
@@ -22,13 +23,16 @@ _ONE_OF = {
     "on_unresolved_call": ("fail", "tell_model"),
     "on_invalid_arguments": ("fail", "tell_model"),
 }
-_POSITIVE = (
-    "run_timeout",
-    "attempt_timeout",
-    "tool_timeout",
-    "discovery_timeout",
-    "lease",
-)
+_POSITIVE = ("discovery_timeout", "lease")
+_POSITIVE_OR_NONE = ("run_timeout", "attempt_timeout", "tool_timeout")
+
+
+def _delays(given: object) -> tuple[float, ...]:
+    if isinstance(given, Iterable) and not isinstance(given, str):
+        return tuple(given)
+    raise TypeError(
+        f"delays must be a row of seconds such as (1.0, 2.0), not {checks.given(given)}"
+    )
 
 
 @frozen(kw_only=True)
@@ -55,7 +59,8 @@ class Options:
         limits: caps on JSON that a caller sends.
 
     Raises:
-        ValueError: a count below one or a span that is not positive.
+        TypeError: something of another kind altogether.
+        ValueError: a count below one, a span that is not positive, an unknown word.
     """
 
     run_timeout: float | None = None
@@ -63,7 +68,7 @@ class Options:
     tool_timeout: float | None = 300.0
     discovery_timeout: float = 30.0
     attempts: int = 5
-    delays: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0)
+    delays: tuple[float, ...] = field(default=(1.0, 2.0, 4.0, 8.0), converter=_delays)
     pause: Callable[[float, float], float] = jittered
     parallel_tools: int = 8
     tool_slots: int = 32
@@ -78,20 +83,34 @@ class Options:
 
     def __attrs_post_init__(self) -> None:
         for name in _AT_LEAST_ONE:
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must be at least 1, not {getattr(self, name)}"
-                )
+            checks.whole(name, getattr(self, name), 1)
         for name, allowed in _ONE_OF.items():
             if getattr(self, name) not in allowed:
                 known = ", ".join(allowed)
                 raise ValueError(
                     f"{name} must be one of {known}, not {getattr(self, name)!r}"
                 )
-        for name in _POSITIVE:
+        for name in (*_POSITIVE, *_POSITIVE_OR_NONE):
             span = getattr(self, name)
-            if span is not None and span <= 0:
-                raise ValueError(f"{name} must be above 0 seconds, not {span}")
+            if span is not None or name in _POSITIVE:
+                checks.span(name, span)
+        checks.check_calls("pause=", self.pause)
+        for delay in self.delays:
+            if delay != 0:
+                checks.span("each of delays", delay)
+        self._check_rest()
+
+    def _check_rest(self) -> None:
+        if not str(self.docs_base).endswith("/"):
+            raise ValueError(
+                "docs_base must be a URL that ends with a slash, not "
+                f"{self.docs_base!r}"
+            )
+        limits: object = self.limits
+        if not isinstance(limits, Limits):
+            raise TypeError(
+                f"limits must be an agentloop.wire.Limits, not {checks.given(limits)}"
+            )
 
     def plan(self, **of_the_run: object) -> Plan:
         """A plan with the host's choices and what the run brings."""

@@ -63,8 +63,15 @@ def tool_outputs(run: Run, outputs: Mapping[str, Any]) -> dict[str, Any]:
     """The payload that answers a paused run.
 
     Raises:
-        RequestError: `incomplete-tool-outputs` when a name fits no single call.
+        RequestError: `incomplete-tool-outputs` when a name fits no single call, and
+            `invalid-request` for outputs that are not given by call.
     """
+    if not isinstance(outputs, Mapping):
+        problem = (
+            "outputs must be a dict, by tool_use_id or by tool name, not a "
+            f"{type(outputs).__name__}"
+        )
+        raise RequestError("invalid-request", problem=problem)
     by_id = {_pending_id(run, key): value for key, value in outputs.items()}
     return {
         "kind": "tool_outputs",

@@ -65,7 +65,7 @@ from agentloop.ports import (
     SessionSetup,
     VersionMovedError,
 )
-from agentloop.runtime import present
+from agentloop.runtime import checks, present
 from agentloop.runtime.prepare import Resources
 from agentloop.runtime.requests import Again
 from agentloop.schema import compile_schema
@@ -83,6 +83,8 @@ from agentloop.wire.checkpoint import setup_from, unversioned
 
 log = logging.getLogger("agentloop")
 MAX_PER_PAGE = 200
+_LAST_PAGE = 2**40
+"""So that the place of its first record is a number that every store takes."""
 _FIELDS = tuple(fields_dict(Config))
 CHOICE_CHECK_TIMEOUT = 5.0
 """Seconds for the one look at a discovered server before a run is written."""
@@ -121,12 +123,8 @@ class Service:
 
     def list_conversations(self, scope: Scope, page: int, per_page: int) -> Page:
         """The caller's own conversations, newest first (contract section 2.3)."""
-        if page < 1:
-            raise _bad_request(f"page must be at least 1, not {page}")
-        if not 1 <= per_page <= MAX_PER_PAGE:
-            raise _bad_request(
-                f"per_page must be between 1 and {MAX_PER_PAGE}, not {per_page}"
-            )
+        _number("page", page, 1, _LAST_PAGE)
+        _number("per_page", per_page, 1, MAX_PER_PAGE)
         scope = as_scope(scope)
         own = Reader(scope.company_id, scope.user_id)
         rows, total = self.store.list_conversations(
@@ -144,13 +142,14 @@ class Service:
 
     def delete_conversation(self, conversation_id: str, scope: Scope) -> None:
         """Remove a conversation with all of its runs."""
+        _text_id("conversation_id", conversation_id)
         if not self.store.delete_conversation(self._reader(scope), conversation_id):
             raise RequestError("conversation-not-found")
 
     def messages(self, conversation_id: str, since: int, scope: Scope) -> MessageDelta:
         """The messages after a version (contract section 2.4)."""
-        if since < 0:
-            raise _bad_request(f"since must not be negative, not {since}")
+        _text_id("conversation_id", conversation_id)
+        _number("since", since, 0)
         page = self.store.messages(self._reader(scope), conversation_id, since)
         if page is None:
             raise RequestError("conversation-not-found")
@@ -343,6 +342,7 @@ class Service:
 
     def request_cancel(self, run_id: str, scope: Scope) -> RunRow:
         """Flag a run; whoever drives it, or takes it over, ends it."""
+        _text_id("run_id", run_id)
         row = self.store.request_cancel(self._reader(scope), run_id)
         if row is None:
             raise RequestError("agent-run-not-found")
@@ -361,6 +361,7 @@ class Service:
 
     def events(self, run_id: str, after: int, scope: Scope) -> tuple[RunEvent, ...]:
         """The kept events of a run after an id."""
+        _number("after", after, 0)
         rows = self.store.events(self._reader(scope), run_id, after)
         return tuple(map(present.event, rows))
 
@@ -368,6 +369,7 @@ class Service:
 
     def inference_job(self, job_id: str, scope: Scope) -> InferenceJob:
         """A job with its exact request and response (contract section 12)."""
+        _text_id("job_id", job_id)
         found = self.store.get_job(self._reader(scope), job_id)
         if found is None:
             raise RequestError("inference-job-not-found")
@@ -456,6 +458,13 @@ def _text_id(name: str, value: object) -> None:
     if not isinstance(value, str):
         kind = type(value).__name__
         raise TypeError(f"{name} must be text, not {kind}; pass its id")
+
+
+def _number(name: str, value: object, least: int, most: int = 2**53) -> None:
+    try:
+        checks.whole(name, value, least, most)
+    except (TypeError, ValueError) as error:
+        raise _bad_request(str(error)) from None
 
 
 def _bad_request(problem: str) -> RequestError:

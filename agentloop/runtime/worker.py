@@ -9,6 +9,7 @@ import threading
 from types import TracebackType
 
 from agentloop.ports import LeaseLostError, StoreUnavailableError
+from agentloop.runtime import checks
 from agentloop.runtime.runner import Runner
 
 log = logging.getLogger("agentloop")
@@ -22,8 +23,8 @@ class Worker:
     """
 
     def __init__(self, runner: Runner, n: int, poll: float) -> None:
-        if n < 1:
-            raise ValueError(f"a worker needs at least 1 thread, not {n}")
+        checks.whole("n", n, 1)
+        checks.span("poll", poll)
         self._runner = runner
         self._poll = poll
         self._changed = threading.Condition()

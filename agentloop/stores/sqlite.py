@@ -36,7 +36,7 @@ from agentloop.stores import sqlite_driving as driving
 from agentloop.stores import sqlite_rows as rows
 from agentloop.stores.clock import MachineClock, instant
 from agentloop.stores.rules import prune_limit
-from agentloop.stores.sqlite_pool import Opener, Pool, Source, Synchronous
+from agentloop.stores.sqlite_pool import Opener, Pool, Source, Synchronous, checked_path
 from agentloop.stores.sqlite_schema import migrate
 
 T = TypeVar("T")
@@ -58,6 +58,7 @@ class SQLiteStore:
     Raises:
         StoreUnavailableError: the file cannot be opened or written.
         SchemaVersionError: the file was written by a newer release.
+        ValueError: the path is none.
     """
 
     blocking = True
@@ -287,9 +288,9 @@ class SQLiteStore:
 
 def _opener(path: str | os.PathLike[str] | Opener) -> tuple[str, Opener]:
     """What to call the file in messages, and how to open it."""
-    if not isinstance(path, str | os.PathLike):
+    if callable(path):
         return getattr(path, "__name__", "of the host"), path
-    name = os.fspath(path)
+    name = checked_path(path)
     return name, lambda: sqlite3.connect(name, check_same_thread=False)
 
 

@@ -93,6 +93,29 @@ class Source:
         return StoreUnavailableError(f"SQLite store {self.name}: {error}{hint}")
 
 
+def checked_path(path: object) -> str:
+    """The path of a file, as text.
+
+    Raises:
+        ValueError: it is none; SQLite would make a file by whatever name it reads.
+    """
+    found = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(found, str) or not found:
+        told = found is None or isinstance(found, str | int)
+        what = repr(found) if told else f"a {type(found).__name__}"
+        raise ValueError(
+            f"a SQLite store's path must be the path of a file, not {what};"
+            " see MemoryStore for a store without one"
+        )
+    scheme, mark, _ = found.partition("://")
+    if mark:
+        raise ValueError(
+            f"a SQLite store's path beginning with {scheme!r} is a URL;"
+            " give the path of the file alone, such as 'agents.db'"
+        )
+    return found
+
+
 def _is_busy(error: Exception | str) -> bool:
     code = getattr(error, "sqlite_errorcode", 0)
     return code & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
