@@ -6,6 +6,7 @@ from json import dumps
 from typing import Any
 from uuid import uuid4
 
+import httpx
 from attrs import frozen
 from starlette.testclient import TestClient
 
@@ -67,8 +68,8 @@ class World:
     """A loop, the model it asks, and a client of its app."""
 
     loop: Any
-    backend: ScriptedBackend
-    client: TestClient
+    backend: Any
+    client: httpx.Client
 
     def call(self, method: str, path: str, token: str = "alice", **rest: Any) -> Any:
         """One request; no token at all when it is empty."""

@@ -30,43 +30,14 @@ from agentloop.tools.mcp import (
 from tests.mcp_calls import a_call, failure_of, text_of, until
 from tests.servers import real_mcp
 from tests.servers.hostile_mcp import HostileServer, hostile_server
-
-REAL = str(Path(real_mcp.__file__))
-
-
-@define
-class RealServer:
-    """The real server as a process that can be killed and started again."""
-
-    mode: str
-    port: int = 0
-    process: subprocess.Popen[str] | None = None
-
-    def start(self) -> None:
-        """Listen, on the same port as before."""
-        arguments = [sys.executable, REAL, "http", str(self.port), self.mode]
-        self.process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        self.port = int(self.process.stdout.readline())
-
-    def stop(self) -> None:
-        """Kill it, and wait until it is gone."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.communicate()
-
-    def config(self, alias: str = "real") -> McpServer:
-        """The entry of a config that names it."""
-        return McpServer(alias=alias, url=f"http://127.0.0.1:{self.port}/mcp")
+from tests.servers.real_process import RealServer, real_server
 
 
 @pytest.fixture(scope="module", params=["stream", "json"])
 def real(request: pytest.FixtureRequest) -> Iterator[RealServer]:
     """The real server, answering with event streams and with plain JSON."""
-    server = RealServer(request.param)
-    server.start()
-    yield server
-    server.stop()
+    with real_server(request.param) as server:
+        yield server
 
 
 @pytest.fixture

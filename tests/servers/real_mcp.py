@@ -130,6 +130,10 @@ async def _env(ctx: Context, params: Params) -> types.CallToolResult:
     return _result(structured_content={"names": sorted(os.environ)})
 
 
+async def _free_slots(ctx: Context, params: Params) -> types.CallToolResult:
+    return _result(_text("10:00, 14:00"))
+
+
 TOOLS: dict[str, Tool] = {
     function.__name__.removeprefix("_"): function
     for function in (
@@ -149,6 +153,7 @@ TOOLS: dict[str, Tool] = {
         _pid,
         _die,
         _env,
+        _free_slots,
     )
 }
 HINTS = {
