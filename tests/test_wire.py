@@ -172,6 +172,28 @@ def test_a_message_is_one_line_of_ascii(message):
     assert message_text(message_from(line)) == line
 
 
+@given(some.messages())
+def test_a_line_put_together_is_the_line_the_encoder_would_write(message):
+    """Joining the parts of a message gives the text of its value, to the letter."""
+    assert message_text(message) == dump(to_json(message))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Message("user", (Text(7),)),  # type: ignore[arg-type] # what a host may pass
+        Message("user", (Text(None),)),  # type: ignore[arg-type] # the same
+        Message("assistant", (ToolUse("t", "n", {"x": float("nan")}),)),
+        Message("assistant", (ToolUse(3, "n", {}),)),  # type: ignore[arg-type] # too
+        Message("tool", (ToolResult("t", (Json({1, 2}),)),)),
+    ],
+)
+def test_a_line_holds_nothing_that_json_has_no_form_for(message):
+    """What is no JSON is refused with a path, whichever way it is written."""
+    with pytest.raises(WireError, match=r"^\$"):
+        message_text(message)
+
+
 def test_reasoning_stays_byte_exact():
     """White space and empty texts are covered by the signature, too."""
     for block in (

@@ -165,7 +165,7 @@ def _discovered(state: LoopState, routing: Routing) -> LoopState:
         case AnyTool() if not routing.routes:
             problem = "tool_choice 'any' needs a tool, and no server offers one"
         case _:
-            return _begin(state)
+            return _begin(state, state.log)
     type_ = "AgentLoopMcpDiscoveryFailed"
     return _fail(state, type_, describe(type_, problem=problem))
 
@@ -173,15 +173,10 @@ def _discovered(state: LoopState, routing: Routing) -> LoopState:
 # ---------------------------------------------------------------- inference
 
 
-def _begin(state: LoopState) -> LoopState:
+def _begin(state: LoopState, log: Log) -> LoopState:
     """The next iteration; it counts from now on (rule 11)."""
     return LoopState(
-        state.plan,
-        state.routing,
-        Inferring(),
-        state.iterations + 1,
-        state.log,
-        state.usage,
+        state.plan, state.routing, Inferring(), state.iterations + 1, log, state.usage
     )
 
 
@@ -219,7 +214,7 @@ def _next_try(
 def _read_turn(state: LoopState, event: ModelReplied, usage: Usage) -> LoopState:
     """What the model said decides what follows (rules 2 to 6)."""
     content = event.message.content
-    if any(is_blank(block) for block in content):
+    if any(map(is_blank, content)):
         content = tuple(block for block in content if not is_blank(block))
     said = Message("assistant", content)
     uses = tool_uses(said)
@@ -388,10 +383,10 @@ def _settle(state: LoopState, phase: CallingTools) -> LoopState:
         if isinstance(result, Failure):
             after = _calling(state, phase, state.log)
             return _fail(after, result.type, _told(result))
-    after = _calling(state, phase, _with_results(state.log, phase))
+    log = _with_results(state.log, phase)
     if phase.asked:
-        return _finish(after, RequiresAction(phase.asked))
-    return _begin(after)
+        return _finish(_calling(state, phase, log), RequiresAction(phase.asked))
+    return _begin(state, log)
 
 
 def _calling(state: LoopState, phase: CallingTools, log: Log) -> LoopState:

@@ -7,7 +7,7 @@ the state, then perform its command: the committed state is the intent.
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from agentloop.core.catalog import describe
 from agentloop.core.config import Auto
@@ -40,7 +40,10 @@ from agentloop.runtime.present import event, job_id
 from agentloop.wire import dump, message_text, to_json
 from agentloop.wire.checkpoint import header_text, outcome_text, result_text, versioned
 
+P = ParamSpec("P")
+T = TypeVar("T")
 COMMIT_TRIES = 4
+_AUTO = to_json(Auto())
 
 
 class Journal:
@@ -128,9 +131,11 @@ class Journal:
 
     def _checkpoint(self, change: Checkpoint) -> bool:
         cancelled = self._stubbornly(
-            lambda: self._store.checkpoint(
-                self.lease, self._revision, change, self._lease_seconds
-            )
+            self._store.checkpoint,
+            self.lease,
+            self._revision,
+            change,
+            self._lease_seconds,
         )
         self._revision += 1
         return bool(cancelled)
@@ -145,8 +150,8 @@ class Journal:
         with self._turn:
             self._state = None
             final = self._final(state, told)
-            row: RunRow = self._stubbornly(
-                lambda: self._store.finalize(self.lease, self._revision, final)
+            row = self._stubbornly(
+                self._store.finalize, self.lease, self._revision, final
             )
         self._publish(final.last.events)
         lost = row.status != final.status
@@ -177,7 +182,7 @@ class Journal:
     def _committed(self, change: Checkpoint) -> None:
         self._messages += len(change.messages)
         self._iterations = change.iterations
-        self._results.update(key for key, _ in change.results)
+        self._results.update([key for key, _ in change.results])
         self._last_event += len(change.events)
         self._attempts.clear()
         self._setup = None
@@ -188,20 +193,21 @@ class Journal:
         if not isinstance(phase, CallingTools):
             return ()
         return tuple(
-            (call.key, result_text(result))
-            for call, result in zip(phase.calls, phase.results, strict=True)
-            if result is not None and call.key not in self._results
+            [
+                (call.key, result_text(result))
+                for call, result in zip(phase.calls, phase.results, strict=True)
+                if result is not None and call.key not in self._results
+            ]
         )
 
     def _new_jobs(self, state: LoopState) -> tuple[JobRow, ...]:
         if state.iterations == self._iterations:
             return ()
         first = state.iterations == 1
-        choice = state.plan.tool_choice if first else Auto()
         facts = {
             **self._job_facts,
             "messages": len(state.log),
-            "tool_choice": to_json(choice),
+            "tool_choice": to_json(state.plan.tool_choice) if first else _AUTO,
         }
         return (
             JobRow(
@@ -214,7 +220,7 @@ class Journal:
 
     def _events(self, told: Sequence[Told]) -> tuple[EventRow, ...]:
         first = self._last_event + 1
-        return tuple([_event_row(first + i, each) for i, each in enumerate(told)])
+        return tuple([_event_row(n, each) for n, each in enumerate(told, first)])
 
     def _final(self, state: LoopState, told: Sequence[Told]) -> Final:
         command = _finish_of(state)
@@ -242,14 +248,14 @@ class Journal:
 
     # ------------------------------------------------------------ doing it
 
-    def _stubbornly(self, call: Any) -> Any:
+    def _stubbornly(self, call: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
         """Repeat a commit whose outcome is unknown: repeats change nothing."""
         for attempt in range(1, COMMIT_TRIES):
             try:
-                return call()
+                return call(*args, **named)
             except StoreUnavailableError:
                 self.rest(0.05 * 2**attempt)
-        return call()
+        return call(*args, **named)
 
     def _publish(self, rows: Sequence[EventRow]) -> None:
         if self._hub.silent:

@@ -131,14 +131,14 @@ class Performer:
         event, changed = self._cleaned(_addressed(command, found.event))
         if isinstance(event, ModelReplied) and not tool_uses(event.message):
             event = evolve(event, answer=self._answer(event.message))
-        told: list[Told] = []
-        place = {"iteration": command.iteration, "attempt": command.attempt}
-        if changed:
-            told.append(("text_normalised", {**place, "replaced": changed}))
-        told.extend(
-            ("text_normalised", {**place, "note": note}) for note in found.report.notes
-        )
         record = self._record(command, event, found.report, began)
+        if not changed and not found.report.notes:
+            return Performed(command, event, record)
+        place = {"iteration": command.iteration, "attempt": command.attempt}
+        notes: list[dict[str, object]] = [{"note": n} for n in found.report.notes]
+        if changed:
+            notes.insert(0, {"replaced": changed})
+        told: list[Told] = [("text_normalised", {**place, **note}) for note in notes]
         return Performed(command, event, record, tuple(told))
 
     def _cleaned(
@@ -367,11 +367,12 @@ def _storable(
     Raises:
         WireError: it has no JSON form, or its text is longer than the cap.
     """
-    rough = sum(len(block.text) for block in content if isinstance(block, Text))
+    texts = [block.text for block in content if isinstance(block, Text)]
+    rough = sum(map(len, texts))
     if rough > max_bytes:
         raise WireError("$", f"{rough} characters exceed the {max_bytes} allowed")
     content, changed = clean_blocks(content)
-    if not all(isinstance(block, Text) for block in content):
+    if len(texts) < len(content):
         size = len(dump([to_json(block) for block in content]))
         if size > max_bytes:
             raise WireError("$", f"{size} bytes exceed the {max_bytes} allowed")

@@ -22,8 +22,8 @@ class MachineClock:
 
 def instant(moment: datetime) -> str:
     """The text of an instant, such as `2026-05-18T13:21:30.355180Z`."""
-    utc = moment.astimezone(UTC).replace(tzinfo=None)
-    return utc.isoformat(timespec="microseconds") + "Z"
+    utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    return utc.isoformat("T", "microseconds")[: -len("+00:00")] + "Z"
 
 
 def moment(text: str) -> datetime:

@@ -216,8 +216,10 @@ class MemoryStore:
         with self._lock:
             run, standing = self._held(lease)
             if not repeated(lease, revision, standing):
-                self._commit(run, lease, change, standing)
-                run.lease_until = self._seconds() + lease_seconds
+                now = self._clock.now()
+                check_change(lease, change, standing)
+                self._commit(run, change, instant(now))
+                run.lease_until = now.timestamp() + lease_seconds
             return run.cancel_requested
 
     def finalize(self, lease: Lease, revision: int, final: Final) -> RunRow:
@@ -231,15 +233,17 @@ class MemoryStore:
             conversation = self._conversations[run.inserted.conversation_id]
             current = conversation.row.version
             end = ending(final, in_time=current == run.inserted.base_version)
-            self._commit(run, lease, end.change, standing)
+            check_change(lease, end.change, standing)
+            now = self._now()
+            self._commit(run, end.change, now)
             run.header = None  # nobody can claim the run any more
             run.results.clear()
             run.status = end.status
             run.result = end.result
-            run.completed_at = self._now()
+            run.completed_at = now
             del self._open[run.inserted.driver][lease.run_id]
             if end.joins:
-                conversation.join(run, run.completed_at)
+                conversation.join(run, now)
             return run.row()
 
     # ------------------------------------------------------------ looking closer
@@ -329,14 +333,12 @@ class MemoryStore:
         standing = fence(lease, run.standing() if run else None)
         return self._runs[lease.run_id], standing
 
-    def _commit(
-        self, run: Run, lease: Lease, change: Checkpoint, standing: Standing
-    ) -> None:
+    def _commit(self, run: Run, change: Checkpoint, now: str) -> None:
         """Keep a change, or refuse it before any of it is kept."""
-        check_change(lease, change, standing)
         run.refuse_known(change)
-        refuse_known("job", self._jobs, [job.id for job in change.jobs])
-        run.commit(change, self._now())
+        if change.jobs:
+            refuse_known("job", self._jobs, [job.id for job in change.jobs])
+        run.commit(change, now)
         for job in change.jobs:
             self._jobs[job.id] = (job, run)
 

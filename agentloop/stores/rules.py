@@ -10,7 +10,14 @@ from typing import Final as Constant
 from attrs import evolve, frozen
 
 from agentloop.core.run import TERMINAL, Status
-from agentloop.ports.store import Checkpoint, Final, Lease, LeaseLostError
+from agentloop.ports.store import (
+    AttemptRow,
+    Checkpoint,
+    Final,
+    JobRow,
+    Lease,
+    LeaseLostError,
+)
 from agentloop.stores.clock import instant, moment
 
 KEY_RETENTION: Constant = timedelta(days=1)
@@ -91,11 +98,10 @@ def check_change(lease: Lease, change: Checkpoint, standing: Standing) -> None:
             problem = f"{event.id} follows {last}"
             raise ValueError(f"event ids of run {lease.run_id} do not rise: {problem}")
         last = event.id
-    owners = [job.run_id for job in change.jobs]
-    owners += [attempt.run_id for attempt in change.attempts]
-    for owner in owners:
-        if owner != lease.run_id:
-            raise ValueError(f"rows of {owner} came with the run {lease.run_id}")
+    rows: tuple[JobRow | AttemptRow, ...] = (*change.jobs, *change.attempts)
+    for row in rows:
+        if row.run_id != lease.run_id:
+            raise ValueError(f"rows of {row.run_id} came with the run {lease.run_id}")
 
 
 @frozen

@@ -12,10 +12,10 @@ from agentloop.wire.converter import (
     is_uuid,
     load,
     message_from,
-    message_text,
     to_json,
 )
 from agentloop.wire.instants import instant
+from agentloop.wire.lines import message_text
 from agentloop.wire.text import (
     Limits,
     TooLargeError,

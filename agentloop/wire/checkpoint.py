@@ -7,7 +7,7 @@ A setup is what stays fixed: the plan and every catalog. Everything carries
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, assert_never
+from typing import Any, Final, assert_never
 
 from attrs import evolve, frozen
 
@@ -92,18 +92,14 @@ def header_text(
     `idle` says that its command was not begun, `remembered` is what a backend
     wants to be told when the command is taken up by somebody else.
     """
-    value: dict[str, Any] = {
-        "v": SCHEMA_VERSION,
-        "iterations": state.iterations,
-        "messages": len(state.log),
-        "usage": _usage(state.usage),
-        "phase": _phase(state.phase),
-    }
-    if idle:
-        value["idle"] = True
+    rest = ',"idle":true' if idle else ""
     if remembered is not None:
-        value["remembered"] = remembered
-    return dump(value)
+        rest += f',"remembered":{dump(remembered)}'
+    return (
+        f'{{"v":{SCHEMA_VERSION},"iterations":{state.iterations},'
+        f'"messages":{len(state.log)},"usage":{dump(_usage(state.usage))},'
+        f'"phase":{_phase_text(state.phase)}{rest}}}'
+    )
 
 
 def _usage(usage: Usage) -> list[int]:
@@ -114,6 +110,13 @@ def _usage(usage: Usage) -> list[int]:
         usage.cache_write_tokens,
         usage.attempts_without_usage,
     ]
+
+
+def _phase_text(phase: Phase) -> str:
+    """A phase as text; most are the first try of an inference."""
+    if phase == _FIRST_TRY:
+        return _FIRST_TRY_TEXT
+    return dump(_phase(phase))
 
 
 def _phase(phase: Phase) -> dict[str, Any]:
@@ -133,6 +136,10 @@ def _phase(phase: Phase) -> dict[str, Any]:
             return {"kind": "finished"}
         case _:
             assert_never(phase)
+
+
+_FIRST_TRY: Final = Inferring()
+_FIRST_TRY_TEXT: Final = dump(_phase(_FIRST_TRY))
 
 
 def is_idle(header: str) -> bool:

@@ -54,7 +54,7 @@ from agentloop.core.request import (
     UserMessage,
 )
 from agentloop.core.run import Page, RunError, RunEvent, Usage
-from agentloop.wire.text import WireError, clean, clean_text, dump, undump
+from agentloop.wire.text import WireError, clean, clean_text, undump
 
 SCHEMA_VERSION: Final = 1
 """Version of everything stored. 1: conversations, runs, checkpoints, messages,
@@ -82,11 +82,6 @@ def load(value: Any, type_: type[T] | Any, path: str = "$") -> Any:
 def to_json(value: Any) -> Any:
     """The JSON form of a value of the core."""
     return CONVERTER.unstructure(value)
-
-
-def message_text(message: Message) -> str:
-    """A message as one line of JSON, the form in which stores keep it."""
-    return dump(_MESSAGE_OUT(message))
 
 
 def message_from(text: str) -> Message:
@@ -127,25 +122,35 @@ def clean_blocks(blocks: tuple[Any, ...]) -> tuple[tuple[Any, ...], int]:
 
 
 def _clean_block(block: Any) -> tuple[Any, int]:
-    match block:
-        case Text(text):
-            if not isinstance(text, str):
-                raise WireError("$.text", f"must be a string, not {_shown(text)}")
-            found, count = clean_text(text)
-            return (Text(found), count) if count else (block, 0)
-        case ToolUse(id_, name, arguments):
-            if {type(id_), type(name)} != {str}:
-                raise WireError("$.name", "a call needs an id and a name of text")
-            if not isinstance(arguments, Mapping):
-                problem = f"must be an object, not {_shown(arguments)}"
-                raise WireError("$.arguments", problem)
-            (id_, name, arguments), count = clean([id_, name, arguments])
-            return (ToolUse(id_, name, arguments), count) if count else (block, 0)
-        case Reasoning() | Image():
-            return block, 0
-        case _:
-            value, count = clean(to_json(block))
-            return (load(value, Block), count) if count else (block, 0)
+    if isinstance(block, Text):
+        return _clean_said(block)
+    if isinstance(block, ToolUse):
+        return _clean_call(block)
+    if isinstance(block, Reasoning | Image):
+        return block, 0
+    value, count = clean(to_json(block))
+    return (load(value, Block), count) if count else (block, 0)
+
+
+def _clean_said(block: Text) -> tuple[Text, int]:
+    if not isinstance(block.text, str):
+        raise WireError("$.text", f"must be a string, not {_shown(block.text)}")
+    found, count = clean_text(block.text)
+    return (Text(found), count) if count else (block, 0)
+
+
+_OBJECTS: Final = (dict, Mapping)  # most are dicts, and those are told apart at once
+
+
+def _clean_call(block: ToolUse) -> tuple[ToolUse, int]:
+    id_, name, arguments = block.tool_use_id, block.name, block.arguments
+    if type(id_) is not str or type(name) is not str:
+        raise WireError("$.name", "a call needs an id and a name of text")
+    if not isinstance(arguments, _OBJECTS):
+        problem = f"must be an object, not {_shown(arguments)}"
+        raise WireError("$.arguments", problem)
+    (id_, name, arguments), count = clean([id_, name, arguments])
+    return (ToolUse(id_, name, arguments), count) if count else (block, 0)
 
 
 def _first_problem(error: BaseException) -> tuple[str, str]:
@@ -586,4 +591,3 @@ CONVERTER.register_structure_hook(
 CONVERTER.register_unstructure_hook(
     RunEvent, lambda event: {"id": event.id, "kind": event.kind, "data": event.data}
 )
-_MESSAGE_OUT = CONVERTER.get_unstructure_hook(Message)
