@@ -1,4 +1,4 @@
-"""The server: up, served over sockets, walked through with curl, and drained."""
+"""The server: up, served over sockets, walked through, and drained."""
 
 import asyncio
 import json
@@ -22,11 +22,9 @@ from agentloop import AgentLoop, AsyncAgentLoop
 from agentloop.http import HttpOptions, fixed_tokens
 from agentloop.http.serve import Server, Serving, serve, served
 from agentloop.testing.scripted import ScriptedBackend, calls, says
-from tests.http_world import ALICE, TOKENS, run_body
+from tests.http_sockets import world_on_a_socket
+from tests.http_world import ALICE, TOKENS, USER_TOOLS, World, outputs, run_body
 from tests.serve_program import ITERATIONS, opened
-from tests.shell import run_shell, serving
-
-WALK = (Path(__file__).parent / "http_walk.sh").read_text()
 
 
 def ask(url: str, path: str, body: Any = None) -> Any:
@@ -47,32 +45,55 @@ def started(url: str) -> str:
 LONG = {"max_iterations": ITERATIONS + 2}
 
 
-def test_the_walk_with_curl_works_as_it_is_printed() -> None:
+@pytest.mark.parametrize("face", ["sync", "async"])
+def test_the_walk_over_a_socket(face: str) -> None:
     """Create, run, poll, answer the call, follow, read the messages."""
-    script = (
+    backend = ScriptedBackend(
         calls(("user-approve", {"slot": "Fri 10:00"})),
         says("Room 3 is booked for Friday 10:00."),
     )
-    with serving(*script) as url:
-        lines = run_shell(WALK, url).splitlines()
-    assert lines[0] == '["requires_action","user-approve"]'
-    assert "event: terminal" in lines
-    assert lines[-5:] == [
-        "Room 3 is booked for Friday 10:00.",
-        '[1,"user","text"]',
-        '[2,"assistant","tool_use"]',
-        '[3,"user","tool_result"]',
-        '[4,"assistant","text"]',
-    ]
+    with world_on_a_socket(face, backend) as served_:
+        conversation = served_.conversation(client_tools=USER_TOOLS)
+        run = served_.start(conversation, "Is room 3 free?").json()["id"]
+        paused = polled(served_, run)
+        (call,) = paused["pending_tool_calls"]
+        assert (paused["status"], call["name"]) == ("requires_action", "user-approve")
+        answered = served_.start(
+            conversation,
+            outputs(**{call["tool_use_id"]: "approved"}),
+            expected_version=served_.version(conversation),
+        )
+        events = followed(served_.client, answered.json()["id"])
+        assert events[-1] == "event: terminal"
+        ended = served_.get(f"/agents/runs/{answered.json()['id']}").json()
+        assert ended["final_text"] == "Room 3 is booked for Friday 10:00."
+        said = [
+            (m["sequence_no"], m["role"], m["content_blocks"][0]["type"])
+            for m in served_.messages(conversation)
+        ]
+        assert said == [
+            (1, "user", "text"),
+            (2, "assistant", "tool_use"),
+            (3, "user", "tool_result"),
+            (4, "assistant", "text"),
+        ]
+    backend.assert_done()
 
 
-def test_a_snippet_that_fails_fails_its_test() -> None:
-    """A refused request stops the shell."""
-    with serving() as url:
-        told = 'curl -sS "$BASE/healthz" | jq -r .status'
-        assert run_shell(told, url) == "ok\n"
-        with pytest.raises(AssertionError, match="401"):
-            run_shell(WALK, url, token="nobody")
+def polled(served_: World, run: str) -> Any:
+    """A run, asked for until it has ended or pauses."""
+    pause = threading.Event()
+    while (found := served_.get(f"/agents/runs/{run}").json())["completed_at"] is None:
+        pause.wait(0.01)
+    return found
+
+
+def followed(client: Any, run: str) -> list[str]:
+    """The kinds of a run's events, read as they come until the stream ends."""
+    headers = {"authorization": "Bearer alice"}
+    with client.stream("GET", f"/agents/runs/{run}/events", headers=headers) as answer:
+        assert answer.status_code == 200
+        return [line for line in answer.iter_lines() if line.startswith("event:")]
 
 
 @pytest.mark.parametrize("face", [AgentLoop, AsyncAgentLoop])
