@@ -1,0 +1,127 @@
+"""What happened outside of the library, and where a worker is to die.
+
+A ledger is a file in a folder that all processes share: a tool writes a line the
+moment it does its work, which no later death takes back. A fuse is a file too: the
+first worker that comes to the place it names removes it and is gone, with SIGKILL.
+"""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from attrs import field, frozen
+
+_MOST = 30
+
+
+@frozen
+class Entry:
+    """One execution of a tool: of which call, with what number, by which process."""
+
+    run_id: str
+    effect_key: str
+    tool: str
+    n: int
+    pid: int
+
+
+@frozen
+class Ledger:
+    """The executions of all processes, in the order in which they happened."""
+
+    folder: Path = field(converter=Path)
+
+    def write(self, run_id: str, effect_key: str, tool: str, n: int) -> None:
+        """Note an execution by this process."""
+        line = json.dumps([run_id, effect_key, tool, n, os.getpid()]) + "\n"
+        handle = os.open(self._file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        try:
+            os.write(handle, line.encode())  # one write: lines of others stay whole
+        finally:
+            os.close(handle)
+
+    def entries(self, run_id: str | None = None) -> tuple[Entry, ...]:
+        """What was noted, of one run or of all."""
+        if not self._file.exists():
+            return ()
+        lines = self._file.read_text().splitlines()
+        found = (Entry(*json.loads(line)) for line in lines)
+        return tuple(e for e in found if run_id is None or e.run_id == run_id)
+
+    @property
+    def _file(self) -> Path:
+        return self.folder / "ledger"
+
+
+@frozen
+class Fuse:
+    """Places where the next worker that comes by dies."""
+
+    folder: Path = field(converter=Path)
+
+    def arm(self, place: str, nth: int = 1) -> None:
+        """Have the `nth` pass of a place be some worker's last.
+
+        Raises:
+            ValueError: nobody counts that far.
+        """
+        if not 1 <= nth <= _MOST:
+            raise ValueError(f"a fuse counts from 1 to {_MOST}, not to {nth}")
+        for count in range(1, nth + 1):
+            self._file(place, count).touch()
+
+    @property
+    def armed(self) -> bool:
+        """Whether a fuse is left that nobody came by."""
+        return any(self.folder.glob("fuse *"))
+
+    def disarm(self) -> None:
+        """Take every fuse away."""
+        for file in self.folder.glob("fuse *"):
+            file.unlink(missing_ok=True)
+
+    def pass_by(self, place: str) -> None:
+        """Pass a place, or die there."""
+        for count in range(_MOST, 0, -1):
+            if self._removed(self._file(place, count)):
+                if count == 1:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return
+
+    def _removed(self, file: Path) -> bool:
+        """Whether this process, and no other, removed a file."""
+        if not file.exists():
+            return False
+        try:
+            file.unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _file(self, place: str, count: int) -> Path:
+        return self.folder / f"fuse {place} {count}"
+
+
+class FusedStore:
+    """A store whose commits are places to die at, before and after each of them."""
+
+    COMMITS = ("claim", "checkpoint", "finalize", "release")
+
+    def __init__(self, store: Any, fuse: Fuse) -> None:
+        self._store = store
+        self._fuse = fuse
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._store, name)
+        if name not in self.COMMITS:
+            return found
+
+        def call(*given: Any) -> Any:
+            self._fuse.pass_by(f"before {name}")
+            answer = found(*given)
+            self._fuse.pass_by(f"after {name}")
+            return answer
+
+        return call

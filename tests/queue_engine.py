@@ -1,0 +1,150 @@
+"""A third engine, as a host might bring one: a table of runs that workers poll.
+
+It shows how little the recipe asks for: the table says which runs were started and
+which were woken, and any worker plays any run that is not done. Nobody owns a run;
+two workers that play the same one are kept apart by the store.
+"""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from agentloop import AgentLoop
+from agentloop.core.machine import next_command
+from agentloop.core.phases import Finish
+from agentloop.ports import LeaseLostError, RunRef, StoreUnavailableError
+from agentloop.runtime.rounds import RunBusyError
+from agentloop.stores.sqlite import SQLiteStore
+
+AWAY = (RunBusyError, LeaseLostError, StoreUnavailableError)
+
+
+class Table:
+    """The runs that were started: `started`, `woken` or `done`."""
+
+    def __init__(self, folder: str) -> None:
+        self._file = f"{folder}/queue.db"
+        with self._opened() as db:
+            db.execute(
+                "CREATE TABLE IF NOT EXISTS queue"
+                " (run TEXT PRIMARY KEY, company INT, woken INT, done INT)"
+            )
+
+    @contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        db = sqlite3.connect(self._file, timeout=30, isolation_level=None)
+        try:
+            yield db
+        finally:
+            db.close()
+
+    def run(self, statement: str, *values: Any) -> list[Any]:
+        with self._opened() as db:
+            return db.execute(statement, values).fetchall()
+
+
+class QueueEngine:
+    """Starts and wakes runs by writing the table."""
+
+    name = "queue"
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def start(self, run: RunRef) -> None:
+        statement = "INSERT OR IGNORE INTO queue VALUES (?, ?, 0, 0)"
+        self._table.run(statement, run.run_id, run.company_id)
+
+    def cancel(self, run: RunRef) -> None:
+        self._table.run("UPDATE queue SET woken = 1 WHERE run = ?", run.run_id)
+
+
+class QueuePlayer:
+    """Plays the runs of the table on threads of this process."""
+
+    def __init__(self, table: Table, loop: AgentLoop) -> None:
+        self._table = table
+        self._rounds = loop.rounds("queue")
+        self._stopped = threading.Event()
+        self._mine: set[str] = set()
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._play) for _ in range(6)]
+
+    def __enter__(self) -> "QueuePlayer":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _play(self) -> None:
+        while not self._stopped.wait(0.02):
+            for run_id, company in self._due():
+                if self._taken(run_id):
+                    self._one(RunRef(run_id, company))
+
+    def _taken(self, run_id: str) -> bool:
+        with self._lock:
+            free = run_id not in self._mine
+            self._mine.add(run_id)
+            return free
+
+    def _one(self, run: RunRef) -> None:
+        try:
+            self._recipe(run)
+        except AWAY:
+            self._stopped.wait(0.05)
+        finally:
+            self._mine.discard(run.run_id)
+
+    def _due(self) -> list[Any]:
+        return self._table.run("SELECT run, company FROM queue WHERE done = 0")
+
+    def _recipe(self, run: RunRef) -> None:
+        standing = self._rounds.begin(run)
+        while not isinstance(next_command(standing.state), Finish):
+            self._sleep(run, standing.wait)
+            if self._stopped.is_set():
+                return
+            standing = self._rounds.go_on(run, standing)
+        self._table.run("UPDATE queue SET done = 1 WHERE run = ?", run.run_id)
+
+    def _sleep(self, run: RunRef, seconds: float) -> None:
+        woken = "SELECT 1 FROM queue WHERE run = ? AND woken = 1"
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not self._stopped.wait(0.05):
+            if self._table.run(woken, run.run_id):
+                return
+
+
+class QueuePlace:
+    """The queue and a store in one folder."""
+
+    lease = 1.0
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+
+    def store(self) -> SQLiteStore:
+        return SQLiteStore(str(Path(self._folder) / "agents.db"), synchronous="OFF")
+
+    def engine(self) -> QueueEngine:
+        return QueueEngine(Table(self._folder))
+
+    def work(self, loop: AgentLoop) -> QueuePlayer:
+        return QueuePlayer(Table(self._folder), loop)
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+
+def place(folder: str) -> QueuePlace:
+    """The factory that the kit imports."""
+    return QueuePlace(folder)
