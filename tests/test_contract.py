@@ -853,6 +853,22 @@ def test_a_method_that_a_path_lacks_is_a_problem(idle: World, path: str) -> None
         assert set(refused.headers["allow"].split(", ")) == known
 
 
+@pytest.mark.parametrize(
+    "operation", [op for op in GUARDED if op.method == "GET"], ids=lambda op: op.id
+)
+def test_a_query_parameter_that_nobody_documented_is_ignored(operation: Any) -> None:
+    """As links are passed on with additions; a body's unknown keys are refused."""
+    with world(says("hello")) as served:
+        conversation = served.conversation()
+        run = served.run(conversation)
+        (job,) = run["submitted_inference_job_ids"]
+        ids = {"conversation_id": conversation, "run_id": run["id"], "job_id": job}
+        path = filled(operation.path, ids)
+        plain, more = served.get(path), served.get(f"{path}?trace=1&trace=2&x")
+        assert (plain.status_code, more.status_code) == (200, 200)
+        assert more.content == plain.content
+
+
 def test_head_answers_like_get_without_a_body(idle: World) -> None:
     """Except for event streams, which nobody wants without their events."""
     conversation = idle.conversation()

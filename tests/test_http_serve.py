@@ -24,7 +24,7 @@ from agentloop.http.serve import Server, Serving, serve, served
 from agentloop.testing.scripted import ScriptedBackend, calls, says
 from tests.http_sockets import world_on_a_socket
 from tests.http_world import ALICE, TOKENS, USER_TOOLS, World, outputs, run_body
-from tests.serve_program import ITERATIONS, opened
+from tests.serve_program import ITERATIONS, ledger_of, opened
 
 
 def ask(url: str, path: str, body: Any = None) -> Any:
@@ -151,12 +151,15 @@ def test_answers_do_not_wait_for_acknowledgements() -> None:
 # ------------------------------------------------ stopping
 
 
+FACES = ["sync", "async", "async-threads"]
+
+
 @contextmanager
-def program(file: Path, delay: float, drain: float) -> Iterator[Any]:
+def program(file: Path, delay: float, drain: float, *more: str) -> Iterator[Any]:
     """A serving process and its URL; killed when the test did not stop it."""
     command = [sys.executable, "-m", "tests.serve_program"]
     process = subprocess.Popen(
-        [*command, str(file), str(delay), str(drain)],
+        [*command, str(file), str(delay), str(drain), *more],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -171,24 +174,37 @@ def program(file: Path, delay: float, drain: float) -> Iterator[Any]:
         process.communicate()
 
 
+def until(happened: Any) -> None:
+    """Wait for something that another process does."""
+    while not happened():
+        threading.Event().wait(0.01)
+
+
+def executed(file: Path) -> list[str]:
+    """Every call of the tool that was ever made."""
+    return ledger_of(file).read_text().splitlines() if ledger_of(file).exists() else []
+
+
+def every_call_once(*runs: str) -> list[str]:
+    """What the ledger holds when no call was lost and none was repeated."""
+    return sorted(f"{run} {n}" for run in runs for n in range(1, ITERATIONS + 1))
+
+
+@pytest.mark.parametrize("face", FACES)
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_gives_runs_back_between_effects(
-    tmp_path: Path, sig: signal.Signals
+    tmp_path: Path, sig: signal.Signals, face: str
 ) -> None:
     """The process ends well; the next one goes on, and nothing happens twice."""
     file = tmp_path / "agents.db"
-    with program(file, delay=0.1, drain=20) as (process, url):
+    with program(file, 0.1, 20, face) as (process, url):
         runs = [started(url) for _ in range(3)]
-        pause = threading.Event()
-        while not all(
-            ask(url, f"/agents/runs/{run}")["submitted_inference_job_ids"]
-            for run in runs
-        ):
-            pause.wait(0.01)
+        paths = [f"/agents/runs/{run}" for run in runs]
+        until(lambda: all(ask(url, p)["submitted_inference_job_ids"] for p in paths))
         process.send_signal(sig)
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (0, "drained\n"), err
-    loop, store = opened(str(file), delay=0.0)
+    loop, store = opened(file, delay=0.0)
     with loop:
         for run in runs:
             before = loop.get_run(run, scope=ALICE)
@@ -200,26 +216,42 @@ def test_a_signal_gives_runs_back_between_effects(
             attempts = [len(j.attempts) for j in loop.list_jobs(run, scope=ALICE)]
             assert attempts == [1] * (ITERATIONS + 1)
     store.close()
+    assert sorted(executed(file)) == every_call_once(*runs)
     lines = [json.loads(line) for line in err.splitlines()]
     assert {line["message"] for line in lines} >= {"drained"}
     assert {line["run_id"] for line in lines if "run_id" in line} == set(runs)
 
 
-def test_a_drain_ends_in_the_stated_time(tmp_path: Path) -> None:
-    """A run inside a long inference is left, and taken up when its lease is over."""
+@pytest.mark.parametrize("face", FACES)
+def test_a_drain_ends_in_the_stated_time(tmp_path: Path, face: str) -> None:
+    """A run inside a long inference is left; the next start asks again, calls nothing.
+
+    The call that the first inference asked for is on record, and is not made again.
+    """
     file = tmp_path / "agents.db"
-    with program(file, delay=600, drain=0.5) as (process, url):
+    with program(file, 600, 0.3, face, "2") as (process, url):
         run = started(url)
-        pause = threading.Event()
-        while ask(url, f"/agents/runs/{run}")["status"] != "running":
-            pause.wait(0.01)
+        jobs = "submitted_inference_job_ids"
+        until(lambda: len(ask(url, f"/agents/runs/{run}")[jobs]) == 2)
+        assert executed(file) == [f"{run} 1"]
         process.send_signal(signal.SIGTERM)
-        out, _ = process.communicate(timeout=20)
-    assert (process.returncode, out) == (3, "left behind\n")
-    loop, store = opened(str(file), delay=0.0)
-    with loop:
-        assert loop.wait(run, scope=ALICE).status == "completed"
-    store.close()
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, out) == (3, "left behind\n"), err
+    # The next start is another server over the same file.
+    with program(file, 0, 20, face) as (process, url):
+        path = f"/agents/runs/{run}"
+        until(lambda: ask(url, path)["completed_at"])
+        ended = ask(url, path)
+        listed = ask(url, f"{path}/inference-jobs")["inference_jobs"]
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=20)
+    assert (process.returncode, out) == (0, "drained\n"), err
+    assert (ended["status"], ended["iterations_used"]) == ("completed", ITERATIONS + 1)
+    assert sorted(executed(file)) == every_call_once(run)
+    outcomes = [[attempt["outcome"] for attempt in job["attempts"]] for job in listed]
+    # The inference that was cut off was asked for once more, and only that one.
+    assert [found[-1] for found in outcomes] == ["ok"] * (ITERATIONS + 1)
+    assert [n for n, found in enumerate(outcomes, 1) if len(found) > 1] == [2]
 
 
 def get(url: str, path: str, token: str) -> int:

@@ -168,6 +168,8 @@ def test_sigterm_drains(folder: Path) -> None:
         runs = wait_for(client, ids)
     assert [run["status"] for run in runs] == ["completed"] * 4
     assert all(run["usage"]["attempts_without_usage"] == 0 for run in runs)
+    executed = len((folder / "ledger").read_text().splitlines())
+    assert executed == sum(run["iterations_used"] - 1 for run in runs)
 
 
 def test_it_wants_a_token(folder: Path) -> None:
