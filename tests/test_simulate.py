@@ -1,127 +1,159 @@
 """The simulator: it finds nothing in the library, and everything in its mutants."""
 
+import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from agentloop.testing.simulate import CLASSES, Report, shrink, simulate
+from agentloop.testing.simulate import CLASSES, shrink, simulate
 from agentloop.testing.simulate.__main__ import main
+from agentloop.testing.simulate.hunt import Hunt, Progress
+from agentloop.testing.simulate.totals import Totals
 from tests.protocol_mutants import MUTANTS, kills
 
-SEEDS = 1500
+SEEDS = 20_000
+CALLS = (
+    "insert_run",
+    "find_run",
+    "get_run",
+    "get_conversation",
+    "messages",
+    "request_cancel",
+    "claim",
+    "heartbeat",
+    "checkpoint",
+    "finalize",
+    "release",
+)
 KILLERS: dict[str, int] = {
-    "finalize_without_comparing_versions": 10,
-    "fence_ignores_the_token": 0,
-    "fence_takes_the_last_two_tokens": 0,
+    "finalize_without_comparing_versions": 2,
+    "fence_ignores_the_token": 2,
+    "fence_takes_the_last_two_tokens": 2,
     "token_does_not_rise": 0,
-    "release_keeps_the_token": 7,
-    "release_by_anybody": 620,
-    "claim_before_the_lease_ran_out": 8,
+    "release_keeps_the_token": 0,
+    "release_by_anybody": 47,
+    "claim_before_the_lease_ran_out": 0,
     "claim_long_after_the_lease_ran_out": 0,
-    "checkpoint_does_not_prolong": 8,
-    "heartbeat_of_a_lost_lease": 3,
-    "repeated_checkpoint_is_kept_again": 7,
-    "repeated_checkpoint_is_refused": 7,
-    "repeated_finalize_is_refused": 10,
-    "cancel_is_not_kept": 3,
-    "checkpoint_does_not_tell_of_a_cancel": 3,
-    "key_is_not_unique": 3,
-    "results_outlive_their_turn": 8,
+    "checkpoint_does_not_prolong": 0,
+    "heartbeat_of_a_lost_lease": 185,
+    "repeated_checkpoint_is_kept_again": 8,
+    "repeated_checkpoint_is_refused": 8,
+    "repeated_finalize_is_refused": 1,
+    "cancel_is_not_kept": 2,
+    "checkpoint_does_not_tell_of_a_cancel": 6,
+    "key_is_not_unique": 2,
+    "results_outlive_their_turn": 0,
     "staged_messages_are_seen": 0,
     "recovery_runs_every_call_again": 0,
     "recovery_forgets_the_attempt": 0,
     "recovery_leaves_calls_open": 0,
     "recovery_drops_the_unknown_usage": 0,
-    "attempts_are_not_capped": 0,
+    "attempts_are_not_capped": 38,
     "late_answers_of_the_model_are_taken": 0,
-    "late_failures_of_calls_are_taken": 6,
+    "late_failures_of_calls_are_taken": 2,
     "iterations_are_counted_twice": 0,
     "usage_of_failures_is_dropped": 0,
-    "iterations_are_not_limited": 1,
+    "iterations_are_not_limited": 7,
     "calls_stay_open_when_a_run_fails": 1,
-    "results_stand_in_no_order": 1,
+    "results_stand_in_no_order": 0,
     "effects_begin_before_the_commit": 0,
-    "desk_does_not_hear_of_a_cancel": 3,
+    "desk_does_not_hear_of_a_cancel": 6,
     "desk_begins_effects_twice": 0,
     "journal_stages_messages_again": 0,
-    "journal_forgets_results": 1,
-    "journal_stores_results_again": 1,
+    "journal_forgets_results": 0,
+    "journal_stores_results_again": 0,
     "journal_drops_attempts": 0,
     "journal_repeats_attempts": 0,
     "journal_keeps_its_revision": 0,
-    "journal_does_not_try_again": 7,
-    "a_lost_race_is_told_as_success": 10,
+    "journal_does_not_try_again": 1,
+    "a_lost_race_is_told_as_success": 2,
     "resuming_forgets_what_was_lost": 0,
-    "resuming_recovers_nothing": 3,
+    "resuming_recovers_nothing": 0,
     "resuming_ignores_that_nothing_began": 0,
-    "giving_back_says_nothing_of_it": 7,
-    "resuming_a_discovery_forgets_the_options": 27,
+    "giving_back_says_nothing_of_it": 0,
+    "resuming_a_discovery_forgets_the_options": 131,
     "claim_hands_out_another_revision": 0,
-    "claim_leaves_out_results": 5,
+    "claim_leaves_out_results": 0,
     "claim_leaves_out_the_setup": 0,
     "claim_does_not_take_the_lease": 0,
-    "heartbeat_does_not_tell_of_a_cancel": 62,
-    "heartbeat_does_not_prolong": 7,
+    "heartbeat_does_not_tell_of_a_cancel": 13,
+    "heartbeat_does_not_prolong": 0,
     "ended_run_can_be_claimed": 0,
-    "base_version_is_not_compared": 4492,
-    "cancel_marks_ended_runs": 10,
+    "base_version_is_not_compared": 1093,
+    "cancel_marks_ended_runs": 5,
     "strangers_may_read": 0,
     "first_message_is_dropped": 0,
     "version_rises_by_one_per_run": 0,
     "terminal_event_is_dropped": 0,
     "jobs_are_not_stored": 0,
     "event_ids_begin_anew": 0,
-    "setup_is_not_stored": 4,
+    "setup_is_not_stored": 0,
 }
 """The first seed that kills each mutant, as the hunt printed it."""
 
 
 @pytest.fixture(scope="module")
-def reports() -> list[Report]:
-    """A range of seeds, simulated once."""
-    return [simulate(seed) for seed in range(SEEDS)]
+def totals() -> Totals:
+    """A range of seeds, simulated once, in two processes."""
+    return Hunt(seeds=SEEDS, jobs=2).run()
 
 
-def test_no_seed_breaks_an_invariant(reports: list[Report]) -> None:
+@pytest.mark.timeout(600)  # it simulates the whole range
+def test_no_seed_breaks_an_invariant(totals: Totals) -> None:
     """Whatever dies, fails, comes late or races, every invariant holds."""
-    found = {r.seed: r.violation for r in reports if r.violation is not None}
-    assert found == {}
+    assert totals.broken == {}
+    assert totals.simulations == SEEDS
 
 
-def test_every_class_of_faults_takes_part(reports: list[Report]) -> None:
-    """Each class is met by the hundred, and each kind of end by the score."""
-    met = dict.fromkeys(CLASSES, 0)
-    for report in reports:
-        for class_, _, times in report.faults:
-            met[class_] += times
-    assert min(met.values()) > 100
-    ends = [status for report in reports for status in report.runs]
+def test_every_class_of_faults_takes_part(totals: Totals) -> None:
+    """Each class is met by the thousand, and each kind of end as well."""
+    met = totals.by_class()
+    assert met.keys() == set(CLASSES)
+    assert min(met.values()) > 1000
     for status in ("completed", "failed", "requires_action"):
-        assert ends.count(status) > 20, status
+        assert totals.runs[status] > 1000, status
 
 
-def test_both_sides_of_every_driving_call_are_hit(reports: list[Report]) -> None:
-    """Claims, heartbeats, checkpoints and ends fail and die before and after."""
-    met = {(class_, kind) for r in reports for class_, kind, _ in r.faults}
-    for call in ("insert_run", "claim", "heartbeat", "checkpoint", "finalize"):
-        for when in ("before", "after"):
-            assert ("crash", f"{call} {when}") in met
-            assert ("store", f"{call} {when}") in met
+@pytest.mark.parametrize("call", CALLS)
+def test_both_sides_of_every_call_are_hit(totals: Totals, call: str) -> None:
+    """Each call on the store fails and dies, before and after it commits."""
+    for when in ("before", "after"):
+        assert totals.faults["crash", f"{call} {when}"] > 50
+        assert totals.faults["store", f"{call} {when}"] > 50
 
 
-def test_a_seed_replays_itself(reports: list[Report]) -> None:
+def test_a_seed_replays_itself() -> None:
     """The same seed gives the same report, down to the digest of its trace."""
-    assert [simulate(seed) for seed in range(100)] == reports[:100]
-    assert len({report.trace for report in reports}) == SEEDS
+    reports = [simulate(seed) for seed in range(100)]
+    assert [simulate(seed) for seed in range(100)] == reports
+    assert len({report.trace for report in reports}) == 100
 
 
-def test_a_seed_replays_itself_in_another_process(reports: list[Report]) -> None:
+def test_the_number_of_processes_has_no_say() -> None:
+    """One process comes to the same as two, down to the fingerprint of all traces."""
+    assert (
+        Hunt(start=5, seeds=350, jobs=1).run() == Hunt(start=5, seeds=350, jobs=2).run()
+    )
+
+
+def test_a_hunt_out_of_time_has_simulated_the_first_seeds() -> None:
+    """What was begun is a range without gaps, and it is told how far it came."""
+    heard: list[Progress] = []
+    part = Hunt(start=3, seeds=10**6, minutes=0.0, tell=heard.append).run()
+    assert part == Hunt(start=3, seeds=part.simulations).run()
+    assert [progress.done for progress in heard] == [part.simulations]
+
+
+def test_a_seed_replays_itself_in_another_process() -> None:
     """No order of hashes, which differs from process to process, has a say."""
     code = (
         "from agentloop.testing.simulate import simulate\n"
         "print(*[simulate(seed).trace for seed in range(20)])"
     )
+    here = [simulate(seed).trace for seed in range(20)]
     for hash_seed in ("1", "2"):
         ran = subprocess.run(
             [sys.executable, "-c", code],
@@ -130,7 +162,7 @@ def test_a_seed_replays_itself_in_another_process(reports: list[Report]) -> None
             text=True,
             check=True,
         )
-        assert ran.stdout.split() == [report.trace for report in reports[:20]]
+        assert ran.stdout.split() == here
 
 
 def test_without_faults_nothing_is_injected() -> None:
@@ -164,12 +196,21 @@ def test_a_failing_seed_is_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
         assert simulate(KILLERS[name], fewer).violation is None
 
 
-def test_the_command_tells_what_it_did(capsys: pytest.CaptureFixture[str]) -> None:
-    """The hunt prints its range, faults, runs, steps and verdict."""
-    assert main(["--seeds", "20", "--start", "7"]) == 0
-    told = capsys.readouterr().out
-    assert "simulations 20 (seeds 7 to 26)" in told
-    assert "violations 0" in told
+def test_the_command_tells_what_it_did(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The hunt prints its range, progress and verdict, and keeps all figures."""
+    file = tmp_path / "figures.json"
+    command = ["--seeds", "20", "--start", "7", "--jobs", "1", "--json", str(file)]
+    assert main(command) == 0
+    told = capsys.readouterr()
+    assert "simulations 20 (seeds 7 to 26)" in told.out
+    assert "violations 0" in told.out
+    assert "20 of 20 simulations" in told.err
+    figures = json.loads(file.read_text())
+    assert (figures["start"], figures["simulations"]) == (7, 20)
+    assert figures["broken"] == {}
+    assert figures["fingerprint"] in told.out
 
 
 def test_the_command_fails_on_a_violation(
@@ -177,7 +218,7 @@ def test_the_command_fails_on_a_violation(
 ) -> None:
     """A seed that breaks an invariant is printed with what it needs."""
     MUTANTS["effects_begin_before_the_commit"](monkeypatch)
-    assert main(["--seeds", "1"]) == 1
+    assert main(["--seeds", "1", "--jobs", "1"]) == 1
     told = capsys.readouterr().out
-    assert "seed 0: invariant 10:" in told
+    assert re.search(r"seed 0 at commit \S+: invariant \d+: ", told)
     assert "needs no fault at all" in told

@@ -1,56 +1,87 @@
-"""The hunt: `python -m agentloop.testing.simulate --seeds 20000 --start 0`."""
+"""The command: `python -m agentloop.testing.simulate --seeds 20000 --start 0`."""
 
 import argparse
+import json
+import os
 import sys
 import time
-from collections import Counter
+from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-from agentloop.testing.simulate.simulation import Report, shrink, simulate
+from agentloop.testing.simulate.hunt import Hunt, Progress
+from agentloop.testing.simulate.origin import commit, origin
+from agentloop.testing.simulate.simulation import shrink, simulate
+from agentloop.testing.simulate.totals import Totals
 
 
-def hunt(start: int, seeds: int) -> int:
-    """Simulate a range of seeds, print what it came to, return the exit status."""
+def record(hunt: Hunt) -> tuple[Totals, dict[str, Any]]:
+    """Hunt; the totals, and the figures with where they come from."""
+    came_from = origin()  # of what runs now, whatever is committed meanwhile
     began = time.monotonic()
-    faults: Counter[str] = Counter()
-    ends: Counter[str] = Counter()
-    steps = violations = 0
-    for number, seed in enumerate(range(start, start + seeds), start=1):
-        report = simulate(seed)
-        steps += report.steps
-        ends.update(report.runs)
-        for class_, kind, times in report.faults:
-            faults[class_] += times
-            faults[f"{class_}: {kind}"] += times
-        if report.violation is not None:
-            violations += 1
-            _tell(report)
-        if number % max(seeds // 10, 1) == 0:
-            print(f"{number} of {seeds} simulations", file=sys.stderr, flush=True)
-    seconds = time.monotonic() - began
-    print(f"simulations {seeds} (seeds {start} to {start + seeds - 1})")
-    for name, times in sorted(faults.items()):
-        print(f"faults {name} {times}")
-    print("runs " + ", ".join(f"{n} {status}" for status, n in sorted(ends.items())))
-    print(f"steps {steps}")
-    print(f"violations {violations}")
-    print(f"seconds {seconds:.1f} ({seeds / seconds:.0f} simulations/s)")
-    return 1 if violations else 0
-
-
-def _tell(report: Report) -> None:
-    needed = ", ".join(shrink(report.seed)) or "no fault at all"
-    print(f"seed {report.seed}: {report.violation}")
-    print(f"  trace {report.trace}; needs {needed}", flush=True)
+    totals = hunt.run()
+    took = {"start": hunt.start, "seconds": round(time.monotonic() - began, 1)}
+    return totals, {**came_from, **took, **totals.figures()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
+    """Hunt, print what it came to, return the exit status."""
+    chosen = _chosen(arguments)
+    hunt = Hunt(
+        start=chosen.start,
+        seeds=chosen.seeds,
+        jobs=chosen.jobs,
+        minutes=chosen.minutes,
+        tell=tell,
+        found=found,
+    )
+    totals, figures = record(hunt)
+    if chosen.json is not None:
+        chosen.json.write_text(json.dumps(figures, indent=1) + "\n")
+    _print(totals, figures)
+    return 1 if totals.broken else 0
+
+
+def _chosen(arguments: Sequence[str] | None) -> Namespace:
     parser = argparse.ArgumentParser(prog="python -m agentloop.testing.simulate")
     parser.add_argument("--seeds", type=int, default=20_000)
-    parser.add_argument("--start", type=int, default=0)
-    chosen = parser.parse_args(arguments)
-    return hunt(chosen.start, chosen.seeds)
+    parser.add_argument("--start", type=int, default=0, help="the first seed")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="processes"
+    )
+    parser.add_argument(
+        "--minutes", type=float, help="begin no more seeds after so many"
+    )
+    parser.add_argument("--json", type=Path, help="a file for all figures")
+    return parser.parse_args(arguments)
+
+
+def tell(progress: Progress) -> None:
+    """Print how far a hunt has come."""
+    print(progress, file=sys.stderr, flush=True)
+
+
+def found(seed: int, violation: str) -> None:
+    """Print a violation, and what it takes to see it again."""
+    needed = ", ".join(shrink(seed)) or "no fault at all"
+    print(f"seed {seed} at commit {commit() or 'unknown'}: {violation}")
+    print(f"  trace {simulate(seed).trace}; needs {needed}", flush=True)
+
+
+def _print(totals: Totals, figures: dict[str, Any]) -> None:
+    seeds, start, seconds = totals.simulations, figures["start"], figures["seconds"]
+    print(f"simulations {seeds} (seeds {start} to {start + seeds - 1})")
+    for name, times in totals.by_class().items():
+        print(f"faults {name} {times}")
+    for (class_, kind), times in sorted(totals.faults.items()):
+        print(f"faults {class_}: {kind} {times}")
+    ends = ", ".join(f"{n} {status}" for status, n in figures["runs"].items())
+    print(f"runs {ends}")
+    print(f"steps {totals.steps}")
+    print(f"fingerprint {figures['fingerprint']}")
+    print(f"violations {len(totals.broken)}")
+    print(f"seconds {seconds} ({seeds / max(seconds, 0.1):.0f} simulations/s)")
 
 
 if __name__ == "__main__":

@@ -43,6 +43,10 @@ class Acts(Protocol):
         """Live; each item is a point where somebody else may go on."""
         ...
 
+    def wakes(self, at: str) -> bool:
+        """Whether there is anything to do for somebody who idles at a point."""
+        ...
+
 
 @frozen
 class Stage:
@@ -67,8 +71,11 @@ class Worker:
         """Claim and drive, for ever."""
         while True:
             yield "look"
-            if self.stage.witness.anything_due() or self.stage.chance.often(0.1):
-                yield from self.once(self._wanted())
+            yield from self.once(self._wanted())
+
+    def wakes(self, at: str) -> bool:
+        """A run is due, or its own has to be waited for."""
+        return at == "waiting" or self.stage.witness.anything_due()
 
     def _wanted(self) -> str | None:
         """Any run, or this very one: a resumer."""
@@ -133,7 +140,7 @@ class Drive:
         desk = desk_for(self._claim, ready, worker.resources, worker.hub, worker.clock)
         desk.journal.rest = self._pass_time
         while not desk.finished:
-            if desk.idle and self._chance.hit("crash", "drained"):
+            if desk.idle and self._chance.drains():
                 desk.suspend()
                 return
             desk.plan()
@@ -240,8 +247,6 @@ class Client:
         """One run after the other; a client that died goes on where it was."""
         while self.done < len(self.keys):
             yield "asking"
-            if self.run_id is not None and self.stage.chance.often(0.7):
-                continue
             try:
                 run = self._ask()
                 self._note(run)
@@ -252,6 +257,10 @@ class Client:
                 require(refusal.slug in _REFUSALS, 18, f"refused with {refusal!r}")
                 if refusal.slug != "version-conflict":
                     self._next()
+
+    def wakes(self, at: str) -> bool:  # noqa: ARG002 # it idles at one point only
+        """There is a run to start, or the one it awaits has ended."""
+        return self.run_id is None or self.stage.witness.has_ended(self.run_id)
 
     def _ask(self) -> Run:
         if self.run_id is not None:
@@ -307,7 +316,7 @@ class Canceller:
         while not chance.calm:
             yield "watching"
             runs = list(self.stage.witness.runs.values())
-            if not runs or not chance.often(0.02):
+            if not runs:
                 continue
             row = chance.pick(runs).inserted
             chance.count("crowd", "cancel")
@@ -317,6 +326,10 @@ class Canceller:
                 continue
             yield "flagged"
             yield from self.worker.once(row.id)
+
+    def wakes(self, at: str) -> bool:
+        """The mood for it, or a run of its own to be waited for."""
+        return at == "waiting" or self.stage.chance.often(0.02)
 
     def _flag(self, run_id: str, company_id: int) -> None:
         stranger = self.store.request_cancel(Reader(company_id + 1), run_id)

@@ -18,7 +18,10 @@ errors before and after a commit; clocks that jump, freeze and differ; several
 clients, resumers and cancels at once."""
 
 _RATES = (0.0, 0.005, 0.02, 0.06)
+_ANSWER_RATES = (0.0, 0.01, 0.04, 0.12)  # there are fewer answers than calls
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+_KEPT_LINES = 512
+_DRAINED = 0.1
 
 
 class Violation(BaseException):
@@ -33,12 +36,16 @@ class Chance:
     """The dice of one simulation, the faults they gave, and the trace."""
 
     def __init__(self, seed: int, classes: Sequence[FaultClass]) -> None:
+        dice = random.Random(seed)  # noqa: S311 - orders events, guards nothing
         self.faults: Counter[tuple[FaultClass, str]] = Counter()
         self.calm = False
-        self._dice = random.Random(seed)  # noqa: S311 - orders events, guards nothing
+        self._roll = dice.random
         self._classes = frozenset(classes)
-        self._rates = {each: self._dice.choice(_RATES) for each in CLASSES}
+        rates = {each: dice.choice(_RATES) for each in CLASSES}
+        rates["answer"] = dice.choice(_ANSWER_RATES)
+        self._rates = {each: rates[each] * self.allows(each) for each in CLASSES}
         self._trace = hashlib.blake2b(digest_size=16)
+        self._lines: list[str] = []
 
     def allows(self, class_: FaultClass) -> bool:
         """Whether a class of faults takes part at all."""
@@ -46,11 +53,25 @@ class Chance:
 
     def hit(self, class_: FaultClass, kind: str) -> bool:
         """Whether a fault happens here; the dice roll even when it may not."""
-        roll = self._dice.random()
-        if self.calm or class_ not in self._classes or roll >= self._rates[class_]:
+        if self._roll() >= self._rates[class_]:
             return False
         self.count(class_, kind)
         return True
+
+    def one_of(self, class_: FaultClass, kinds: Sequence[str]) -> str | None:
+        """Which fault of several happens here, if any; one roll decides for all."""
+        rate = self._rates[class_]
+        roll = self._roll()
+        if roll >= rate * len(kinds):
+            return None
+        kind = kinds[int(roll / rate)]
+        self.count(class_, kind)
+        return kind
+
+    def calm_down(self) -> None:
+        """No faults from now on."""
+        self.calm = True
+        self._rates = dict.fromkeys(CLASSES, 0.0)
 
     def count(self, class_: FaultClass, kind: str) -> None:
         """Note a fault that happened."""
@@ -59,27 +80,40 @@ class Chance:
 
     def often(self, probability: float) -> bool:
         """Whether something happens that is no fault."""
-        return self._dice.random() < probability
+        return self._roll() < probability
+
+    def drains(self) -> bool:
+        """Whether a worker is asked to stop once nothing is under way."""
+        return self._roll() < _DRAINED and not self.calm
 
     def below(self, limit: float) -> float:
         """A number from 0 to a limit."""
-        return self._dice.random() * limit
+        return self._roll() * limit
 
     def number(self, low: int, high: int) -> int:
         """A whole number between two, both included."""
-        return low + int(self._dice.random() * (high - low + 1))
+        return low + int(self._roll() * (high - low + 1))
 
     def pick(self, some: Sequence[T]) -> T:
         """One of several."""
-        return some[int(self._dice.random() * len(some))]
+        return some[int(self._roll() * len(some))]
 
     def note(self, text: str) -> None:
         """Add a line to the trace."""
-        self._trace.update(text.encode() + b"\n")
+        self._lines.append(text)
+        if len(self._lines) >= _KEPT_LINES:
+            self._digest_lines()
+
+    def _digest_lines(self) -> None:
+        self._lines.append("")
+        self._trace.update("\n".join(self._lines).encode())
+        self._lines.clear()
 
     @property
     def digest(self) -> str:
         """The trace so far, as a digest."""
+        if self._lines:
+            self._digest_lines()
         return self._trace.hexdigest()
 
 
@@ -88,10 +122,24 @@ class WorldClock:
 
     def __init__(self) -> None:
         self.passed = 0.0
+        self._shown = (0.0, _EPOCH)
+        self._stamp = (0.0, _EPOCH.timestamp())
 
     def now(self) -> datetime:
         """The present instant."""
-        return _EPOCH + timedelta(seconds=self.passed)
+        passed, shown = self._shown
+        if passed != self.passed:
+            shown = _EPOCH + timedelta(seconds=self.passed)
+            self._shown = (self.passed, shown)
+        return shown
+
+    def stamp(self) -> float:
+        """The present instant as a number, the very one that its `datetime` gives."""
+        passed, stamp = self._stamp
+        if passed != self.passed:
+            stamp = self.now().timestamp()
+            self._stamp = (self.passed, stamp)
+        return stamp
 
     def monotonic(self) -> float:
         """Seconds since the simulation began."""

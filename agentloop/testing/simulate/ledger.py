@@ -6,10 +6,11 @@ compared with it at once; the first difference is a violation.
 
 import json
 from collections.abc import Sequence
+from operator import attrgetter
 
 from attrs import define, field
 
-from agentloop.core.run import TERMINAL, Status
+from agentloop.core.run import Status
 from agentloop.ports import (
     AttemptRow,
     Checkpoint,
@@ -137,8 +138,14 @@ class Ledger:
 
     def holds(self, lease: Lease, what: str) -> None:
         """Whoever wrote must have been the newest holder of a run under way."""
-        require(lease.token == self.token, 11, f"{what} by {lease}, now {self.token}")
-        require(self.ended is None, 7, f"{what} by {lease} after the end")
+        if lease.token != self.token:
+            raise Violation(f"invariant 11: {what} by {lease}, now {self.token}")
+        if self.ended is not None:
+            raise Violation(f"invariant 7: {what} by {lease} after the end")
+
+    def is_due(self, now: float) -> bool:
+        """Whether a claim must get this run now."""
+        return self.ended is None and self.lease_until <= now
 
     def is_right(self, what: str, lease: Lease, revision: int) -> bool:
         """Whether a store has no reason to refuse this holder."""
@@ -149,7 +156,10 @@ class Ledger:
 
     def _knows_cancel(self, flagged: bool) -> None:
         known = self.cancelled_at is not None
-        require(flagged == known, 20, f"cancel is {known}, a driver heard {flagged}")
+        if flagged != known:
+            raise Violation(
+                f"invariant 20: cancel is {known}, a driver heard {flagged}"
+            )
 
     def _commit(self, change: Checkpoint) -> None:
         run_id = self.inserted.id
@@ -158,17 +168,19 @@ class Ledger:
             require(here == there, 1, f"{run_id}: message {there} came after {here}")
             self.messages.extend(change.messages)
             self.results.clear()
-        again = self.results.keys() & {key for key, _ in change.results}
-        require(not again, 12, f"{run_id}: results {sorted(again)} came twice")
-        self.results.update(change.results)
+        if change.results:
+            again = self.results.keys() & {key for key, _ in change.results}
+            require(not again, 12, f"{run_id}: results {sorted(again)} came twice")
+            self.results.update(change.results)
         require(self.setup is None or change.setup is None, 13, "a second setup")
         self.setup = change.setup or self.setup
         self.jobs.extend(change.jobs)
         self.attempts.extend(change.attempts)
-        ids = [event.id for event in change.events]
-        expected = list(range(self.last_event + 1, self.last_event + 1 + len(ids)))
-        require(ids == expected, 2, f"{run_id}: events {ids}, not {expected}")
-        self.last_event += len(ids)
+        for event in change.events:
+            self.last_event += 1
+            if event.id != self.last_event:
+                last = f"event {event.id}, not {self.last_event}"
+                raise Violation(f"invariant 2: {run_id}: {last}")
         self.header, self.iterations = change.header, change.iterations
         self.revision += 1
         self.last_change = change
@@ -243,12 +255,11 @@ class Shelf:
                 self.rows.append((row.id, self.version, text))
 
 
+_fixed = attrgetter(
+    "id", "conversation_id", "client_op_id", "config", "payload", "user_id"
+)
+
+
 def same_insert(one: RunRow, other: RunRow | NewRunRow) -> bool:
     """Whether what never changes of a run is the same."""
-    names = ("id", "conversation_id", "client_op_id", "config", "payload", "user_id")
-    return all(getattr(one, name) == getattr(other, name) for name in names)
-
-
-def is_over(row: RunRow) -> bool:
-    """Whether a run has ended."""
-    return row.status in TERMINAL
+    return _fixed(one) == _fixed(other)

@@ -1,15 +1,18 @@
 """One simulation: build a world from a seed, let it live, and judge it."""
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import cast
 
 from attrs import define, frozen
 
-from agentloop.core.config import Config
+from agentloop.core.config import ClientTools, Config, ToolSpec
+from agentloop.core.request import NewConversation
 from agentloop.core.run import Scope
-from agentloop.ports import Store
+from agentloop.ports import NewConversationRow, Store
 from agentloop.runtime.options import Options
 from agentloop.runtime.prepare import Resources
+from agentloop.runtime.present import conversation_body
 from agentloop.runtime.service import Service
 from agentloop.stores.memory import MemoryStore
 from agentloop.testing.fixed import CountedIds
@@ -37,6 +40,7 @@ LIMIT = 6000
 """Steps after which a simulation that has not ended never will."""
 
 _IDLE = frozenset({"look", "asking", "watching", "waiting"})
+_CLOCK_FAULTS = ("jump", "skew", "frozen")
 _LEAPS = (15.0, 15.0, LEASE - 1, LEASE + 1, LEASE + 1, 3600.0, 31_536_000.0)
 
 
@@ -59,6 +63,7 @@ class Report:
 class Part:
     """An actor on stage: who it is, and where it stands."""
 
+    number: int
     actor: Acts
     clock: SkewedClock
     steps: Iterator[str] | None = None
@@ -75,6 +80,8 @@ class Simulation:
         self.clock = WorldClock()
         self.deeds = Deeds()
         self.parts: list[Part] = []
+        self.clients: list[Part] = []
+        self.busy = False
         self.steps = 0
         self.nested = 0
         self.store = MemoryStore(self.clock)
@@ -113,26 +120,21 @@ class Simulation:
 
     def _conversation(self, company: int) -> tuple[str, Scope]:
         scope = Scope(company, 1)
-        service = Service(self._resources(plain=True), self.ids, self.clock)
-        tools = [{"name": "confirm", "input_schema": {"type": "object"}}]
-        made = service.create_conversation(
-            {
-                "defaults": {
-                    "model": "simulated",
-                    "max_iterations": self.most,
-                    "client_tools": [{"alias": "user", "tools": tools}],
-                }
-            },
-            scope,
+        row = self.store.create_conversation(
+            NewConversationRow(
+                id=self.ids.new(),
+                company_id=scope.company_id,
+                user_id=scope.user_id,
+                body=_conversation_body(self.most),
+            )
         )
-        self.witness.shelves[made.id] = Shelf()
-        return made.id, scope
+        self.witness.shelves[row.id] = Shelf()
+        return row.id, scope
 
-    def _resources(self, *, plain: bool = False) -> Resources:
+    def _resources(self) -> Resources:
         line = Line(self.store, self.witness, self.chance, self._meanwhile)
-        store: object = self.store if plain else line
         return Resources(
-            store=cast(Store, store),  # a Line passes on every call it is given
+            store=cast(Store, line),  # it passes on every call it is given
             choose_backend=self._backend,
             servers={"rooms": self.tools},
             directory=NoDirectory(),
@@ -152,7 +154,10 @@ class Simulation:
 
     def _join(self, actor: Acts) -> None:
         clock = actor.clock if isinstance(actor, Worker) else SkewedClock(self.clock)
-        self.parts.append(Part(actor, clock))
+        part = Part(len(self.parts), actor, clock)
+        self.parts.append(part)
+        if isinstance(actor, Client):
+            self.clients.append(part)
 
     # ------------------------------------------------------------ the play
 
@@ -173,27 +178,28 @@ class Simulation:
         judge(self.witness, self.store, self.deeds, self.most)
 
     def _ended(self) -> bool:
-        if any(isinstance(p.actor, Client) and not p.over for p in self.parts):
+        if not all(client.over for client in self.clients):
             return False
         return all(ledger.ended for ledger in self.witness.runs.values())
 
     def _calm(self) -> None:
-        self.chance.calm = True
+        self.chance.calm_down()
         for part in self.parts:
             part.clock.frozen = None
 
     def _time(self) -> None:
         """Time passes; now and then by leaps, and not for everybody."""
         chance, clock = self.chance, self.clock
-        idle = all(part.at in _IDLE for part in self.parts)
-        clock.passed += chance.below(20.0 if idle else 1.0)
-        if chance.hit("clock", "jump"):
+        clock.passed += chance.below(1.0 if self.busy else 20.0)
+        kind = chance.one_of("clock", _CLOCK_FAULTS)
+        if kind is None:
+            return
+        part = chance.pick(self.parts)
+        if kind == "jump":
             clock.passed += chance.pick(_LEAPS)
-        if chance.hit("clock", "skew"):
-            part = chance.pick(self.parts)
+        elif kind == "skew":
             part.clock.skew = chance.pick((-3600.0, -LEASE, LEASE, 3600.0))
-        if chance.hit("clock", "frozen"):
-            part = chance.pick(self.parts)
+        else:
             thawed = part.clock.frozen is not None
             part.clock.frozen = None if thawed else clock.passed
 
@@ -207,14 +213,10 @@ class Simulation:
                 self.nested -= 1
 
     def _go_on(self) -> None:
-        free = [i for i, part in enumerate(self.parts) if self._may_act(part)]
-        busy = [i for i in free if self.parts[i].at not in _IDLE]
-        if busy and self.chance.often(0.85):
-            free = busy  # who has something to do goes first, mostly
-        if not free:
+        able = self._able()
+        if not able:
             return
-        index = self.chance.pick(free)
-        part = self.parts[index]
+        part = self.chance.pick(able)
         part.acting = True
         try:
             where = self._step(part)
@@ -223,10 +225,18 @@ class Simulation:
         finally:
             part.acting = False
         part.at = where
-        self.chance.note(f"{index} {where} {self.clock.passed:.6f}")
+        self.chance.note(f"{part.number} {where} {self.clock.passed!r}")
 
-    def _may_act(self, part: Part) -> bool:
-        return not part.acting and not part.over
+    def _able(self) -> list[Part]:
+        """Who may go on: mostly whoever has something to do."""
+        free = [part for part in self.parts if not part.acting and not part.over]
+        busy = [part for part in free if part.at not in _IDLE]
+        self.busy = bool(busy)
+        if busy and self.chance.often(0.85):
+            return busy
+        if self.chance.often(0.2):
+            return free  # somebody may look or ask in vain
+        return [p for p in free if p.at not in _IDLE or p.actor.wakes(p.at)]
 
     def _step(self, part: Part) -> str:
         if part.steps is None:
@@ -236,6 +246,18 @@ class Simulation:
         where = next(part.steps, None)
         part.over = where is None
         return where or "over"
+
+
+@cache  # a handful of texts, which no simulation changes
+def _conversation_body(most: int) -> str:
+    """What a service stores for a conversation with a limit of iterations."""
+    tools = ToolSpec(name="confirm", input_schema={"type": "object"})
+    config = Config(
+        model="simulated",
+        max_iterations=most,
+        client_tools=(ClientTools(alias="user", tools=(tools,)),),
+    )
+    return conversation_body(NewConversation(defaults=config))
 
 
 def simulate(seed: int, classes: Sequence[FaultClass] = CLASSES) -> Report:

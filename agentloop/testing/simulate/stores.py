@@ -32,13 +32,14 @@ class Line:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         call = getattr(self._store, name)
+        line, before, after = f"store {name}", f"{name} before", f"{name} after"
 
         def over(*args: Any, **named: Any) -> Any:
-            self._chance.note(f"store {name}")
+            self._chance.note(line)
             self._meanwhile()
-            self._risk(name, "before")
-            answer = self._ask(name, partial(call, **named), args)
-            self._risk(name, "after")
+            self._risk(before)
+            answer = self._ask(name, partial(call, **named) if named else call, args)
+            self._risk(after)
             return answer
 
         self.__dict__[name] = over
@@ -54,8 +55,8 @@ class Line:
         self._witness.saw(name, args, answer)
         return answer
 
-    def _risk(self, name: str, when: str) -> None:
-        if self._chance.hit("store", f"{name} {when}"):
-            raise StoreUnavailableError(f"{name} failed {when} it committed")
-        if self._chance.hit("crash", f"{name} {when}"):
+    def _risk(self, when: str) -> None:
+        if self._chance.hit("store", when):
+            raise StoreUnavailableError(f"{when} it committed, the line broke")
+        if self._chance.hit("crash", when):
             raise Died

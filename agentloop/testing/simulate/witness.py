@@ -31,6 +31,8 @@ from agentloop.testing.simulate.ledger import Ledger, Shelf, require, same_inser
 from agentloop.wire import message_from
 from agentloop.wire.checkpoint import header_text, is_idle, state_from
 
+_FENCED = frozenset({"heartbeat", "checkpoint", "finalize"})
+
 
 @lru_cache(maxsize=4096)  # simulations say the same few things again and again
 def as_message(text: str) -> Message:
@@ -62,7 +64,7 @@ class Witness:
 
     @property
     def _now(self) -> float:
-        return self._clock.now().timestamp()
+        return self._clock.stamp()
 
     def saw(self, name: str, args: tuple[Any, ...], answer: Any) -> None:
         """Judge what the real store answered to a call."""
@@ -74,15 +76,14 @@ class Witness:
     def refused(self, name: str, args: tuple[Any, ...], error: Exception) -> None:
         """Judge what the real store refused."""
         self.moment += 1
-        if name not in {"heartbeat", "checkpoint", "finalize"}:
+        if name not in _FENCED:
             return
         lease: Lease = args[0]
         ledger = self.runs[lease.run_id]
         revision = ledger.revision if name == "heartbeat" else args[1]
-        right = isinstance(error, LeaseLostError) and ledger.is_right(
-            name, lease, revision
-        )
-        require(not right, 11, f"{name} by the rightful {lease} was refused")
+        lost = isinstance(error, LeaseLostError)
+        if lost and ledger.is_right(name, lease, revision):
+            raise Violation(f"invariant 11: {name} by the rightful {lease} was refused")
 
     # ------------------------------------------------------------ callers
 
@@ -114,11 +115,13 @@ class Witness:
         if row is None or ledger is None:
             require(row is None and ledger is None, 5, f"{run_id} is {row is None}")
             return
-        require(same_insert(ledger.inserted, row), 5, f"{run_id} changed")
-        if ledger.ended is not None:
-            require(row == ledger.ended, 7, f"{run_id} ended otherwise before")
+        if not same_insert(ledger.inserted, row):
+            raise Violation(f"invariant 5: {run_id} changed")
+        if ledger.ended is not None and row != ledger.ended:
+            raise Violation(f"invariant 7: {run_id} ended otherwise before")
         seen, known = (row.status, row.iterations), (ledger.status, ledger.iterations)
-        require(seen == known, 7, f"{run_id} is {seen}, not {known}")
+        if seen != known:
+            raise Violation(f"invariant 7: {run_id} is {seen}, not {known}")
 
     def _flagged(self, reader: Reader, run_id: str, row: RunRow | None) -> None:
         self._read(reader, run_id, row)
@@ -134,18 +137,22 @@ class Witness:
     def _claimed(self, request: ClaimRequest, claim: Claim | None) -> None:
         if claim is None:
             wanted = [request.run_id] if request.run_id else list(self.runs)
-            due = [id_ for id_ in wanted if self._is_due(self.runs[id_])]
+            now = self._now
+            due = [id_ for id_ in wanted if self.runs[id_].is_due(now)]
             require(not due, 19, f"{due} are due, and none was handed out")
             return
         ledger = self.runs[claim.lease.run_id]
         ledger.claimed(claim, self._now, request.lease_seconds)
 
+    def has_ended(self, run_id: str) -> bool:
+        """Whether a run is known to have ended."""
+        ledger = self.runs.get(run_id)
+        return ledger is not None and ledger.ended is not None
+
     def anything_due(self) -> bool:
         """Whether a claim must succeed now."""
-        return any(self._is_due(ledger) for ledger in self.runs.values())
-
-    def _is_due(self, ledger: Ledger) -> bool:
-        return ledger.ended is None and ledger.lease_until <= self._now
+        now = self._now
+        return any(ledger.is_due(now) for ledger in self.runs.values())
 
     def _prolonged(self, lease: Lease, seconds: float, flagged: bool) -> None:
         self.runs[lease.run_id].prolonged(lease, flagged, self._now, seconds)
@@ -182,15 +189,18 @@ class Witness:
         """Compare a run and its conversation with what every reader sees."""
         row = ledger.inserted
         staged = list(self._store.run_messages(row.id))
-        require(staged == ledger.messages, 1, f"{row.id} staged {len(staged)}")
+        if staged != ledger.messages:
+            raise Violation(f"invariant 1: {row.id} staged {len(staged)}")
         self._read(None, row.id, self._store.get_run(Reader(row.company_id), row.id))
         shelf = self.shelves[row.conversation_id]
         page = self._store.messages(Reader(row.company_id), row.conversation_id)
         if page is None:
             raise Violation(f"invariant 1: {row.conversation_id} is gone")
-        require(page.version == shelf.version, 2, f"version {page.version}")
+        if page.version != shelf.version:
+            raise Violation(f"invariant 2: version {page.version}")
         seen = [(each.run_id, each.sequence_no, each.body) for each in page.rows]
-        require(seen == shelf.rows, 1, f"readers see {len(seen)} rows, or other ones")
+        if seen != shelf.rows:
+            raise Violation(f"invariant 1: readers see {len(seen)} rows, or other ones")
 
     def check_desk(self, desk: Desk) -> None:
         """What was just committed must give back the very state it came from."""
