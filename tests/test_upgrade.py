@@ -1,0 +1,85 @@
+"""Runs that an older version left lying end as they would have, for ever after."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentloop.stores.postgres import PostgresStore
+from agentloop.stores.sqlite import SQLiteStore
+from agentloop.testing.fixed import HandClock
+from agentloop.wire import load
+from tests import golden_stores as golden
+from tests import postgres_server
+from tests.mortal import LEASE, World
+
+SCHEMA = "agentloop_golden"
+VERSIONS = sorted(Path(__file__).parent.glob("golden/*/stores"))
+ENDS = [
+    pytest.param(home, end, id=f"{home.parent.name}-{end['left']['run_id'][-3:]}")
+    for home in VERSIONS
+    for end in map(json.loads, (home / "ends.jsonl").read_text().splitlines())
+]
+
+
+def opened(store: Any, clock: HandClock) -> World:
+    """The world in which every worker of the record has been dead for a while."""
+    clock.move(2 * LEASE)
+    return World("sync", store, clock)
+
+
+@pytest.fixture(scope="module")
+def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Path, World]]:
+    """Files as each version left them."""
+    worlds = {}
+    for home in VERSIONS:
+        path = tmp_path_factory.mktemp("golden") / "agents.db"
+        golden.load_sqlite((home / "sqlite.sql").read_text(), path)
+        clock = HandClock()
+        store = SQLiteStore(str(path), clock=clock, synchronous="OFF")
+        worlds[home] = opened(store, clock)
+    yield worlds
+    for world in worlds.values():
+        world.store.close()
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[dict[Path, World]]:
+    """Schemas as each version left them, brought forward."""
+    worlds = {}
+    for home in VERSIONS:
+        name = f"{SCHEMA}_{home.parent.name}"
+        dump = json.loads((home / "postgres.json").read_text())
+        golden.load_postgres(dump, name)
+        clock = HandClock()
+        store = PostgresStore(postgres_server.pool(), schema=name, clock=clock)
+        store.migrate()
+        worlds[home] = opened(store, clock)
+    yield worlds
+    with postgres_server.pool().connection() as db:
+        for home in VERSIONS:
+            db.execute(f"DROP SCHEMA {SCHEMA}_{home.parent.name} CASCADE")
+
+
+@pytest.mark.parametrize("store", ["sqlite", "postgres"])
+@pytest.mark.parametrize(("home", "end"), ENDS)
+def test_a_run_left_by_an_older_version_ends_as_it_would_have(
+    store: str, home: Path, end: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    """Whatever its worker died of, another one of today takes it up from the rows."""
+    worlds: dict[Path, World] = request.getfixturevalue(store)
+    left = load(end["left"], golden.Left)
+    found = golden.end_of(worlds[home], left)
+    assert found == {"run": end["run"], "messages": end["messages"]}
+
+
+def test_the_record_holds_every_kind_of_place() -> None:
+    """Deaths before and after commits and effects, in phases of every kind."""
+    places = {end.values[1]["left"]["place"] for end in ENDS}
+    assert {
+        f"{when} {what}"
+        for when in ("before", "after")
+        for what in ("checkpoint", "finalize", "model", "tool", "discovery")
+    } <= places
