@@ -1,8 +1,9 @@
 """Killing real worker processes with SIGKILL, and counting what it does.
 
 `python -m tests.kills --kills 2000 --seed 1` is the long hunt; the suite runs a
-short one. A zygote process imports the library once and forks a worker whenever it
-is told to, so that a worker lives only milliseconds before it is killed.
+short one. With `--postgres` it goes over the server that the tests use. A zygote
+process imports the library once and forks a worker whenever it is told to, so that
+a worker lives only milliseconds before it is killed.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from attrs import frozen
 
 from agentloop import AgentLoop, Scope, Text
@@ -26,12 +28,15 @@ from agentloop.core.content import Message
 from agentloop.core.history import problems
 from agentloop.core.routing import Offer
 from agentloop.ports import ToolAnswer, ToolCall
+from agentloop.stores.postgres import PostgresStore
 from agentloop.stores.sqlite import SQLiteStore
 from agentloop.testing.scripted import Reply, ScriptedBackend, Seen, calls, says
+from tests import postgres_server
 
 SCOPE = Scope(1, 1)
 ITERATIONS = 4
 LEASE = 0.25
+SCHEMA = "agentloop_kills"
 
 
 class Ledger:
@@ -66,7 +71,27 @@ def model(seen: Seen) -> Reply:
     return says("done") if seen.iteration == ITERATIONS else calls(("bank-pay", {}))
 
 
-def make_loop(store: SQLiteStore, folder: str) -> AgentLoop:
+@frozen
+class Place:
+    """Where parent and workers meet: a folder, and a Postgres server or none."""
+
+    folder: str
+    address: str = ""
+
+    def store(self) -> SQLiteStore | PostgresStore:
+        """The store, over connections of this process's own."""
+        if self.address:
+            return PostgresStore(self.address, schema=SCHEMA, max_size=4)
+        return SQLiteStore(f"{self.folder}/runs.db")
+
+    def life(self, chance: random.Random) -> float:
+        """Seconds until a worker is killed; to connect to a server takes a while."""
+        return (
+            chance.uniform(0.02, 0.25) if self.address else chance.uniform(0.005, 0.15)
+        )
+
+
+def make_loop(store: SQLiteStore | PostgresStore, folder: str) -> AgentLoop:
     """The loop that parent and workers share the store of."""
     return AgentLoop(
         ScriptedBackend(forever=model),
@@ -78,13 +103,16 @@ def make_loop(store: SQLiteStore, folder: str) -> AgentLoop:
     )
 
 
-def zygote(folder: str) -> None:
+def zygote(place: Place) -> None:
     """Fork a worker for each line on standard input, and print its pid."""
+    import psycopg_pool  # once, before the forks
+
+    assert psycopg_pool
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for _ in sys.stdin:
         pid = os.fork()
         if pid == 0:
-            loop = make_loop(SQLiteStore(f"{folder}/runs.db"), folder)
+            loop = make_loop(place.store(), place.folder)
             with loop.worker(2, poll=0.02):
                 signal.pause()
         print(pid, flush=True)
@@ -104,17 +132,17 @@ class Tally:
     seconds: float
 
 
-def hunt(kills: int, runs: int, seed: int, folder: str) -> Tally:
+def hunt(kills: int, runs: int, seed: int, place: Place) -> Tally:
     """Start runs, kill workers until they are all over and enough have died."""
     chance = random.Random(seed)
     began = time.monotonic()
-    store = SQLiteStore(f"{folder}/runs.db")
-    loop = make_loop(store, folder)
+    store = place.store()
+    loop = make_loop(store, place.folder)
     started = [_start(loop) for _ in range(runs)]
-    command = [sys.executable, "-m", "tests.kills", "--zygote", folder]
+    command = [sys.executable, "-m", "tests.kills", "--zygote", place.folder]
     died = 0
     with subprocess.Popen(
-        command,
+        [*command, "--address", place.address],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -124,10 +152,10 @@ def hunt(kills: int, runs: int, seed: int, folder: str) -> Tally:
             if died < kills and _all_over(loop, started):
                 started.append(_start(loop))  # never kill an idle worker
             pid = _fork(mother)
-            time.sleep(chance.uniform(0.005, 0.15) if died < kills else 0.3)
+            time.sleep(place.life(chance) if died < kills else 0.5)
             os.kill(pid, signal.SIGKILL)
             died += 1
-    tally = _tally(loop, started, died, time.monotonic() - began, folder)
+    tally = _tally(loop, started, died, time.monotonic() - began, place.folder)
     loop.close()
     store.close()
     return tally
@@ -197,19 +225,31 @@ def _unknown(loop: AgentLoop, run: Any) -> int:
     )
 
 
+def postgres() -> str:
+    """The address of the tests' server, with an empty schema for a hunt."""
+    with psycopg.connect(postgres_server.address(), autocommit=True) as db:
+        db.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
+    with PostgresStore(postgres_server.address(), schema=SCHEMA) as store:
+        store.migrate()
+    return postgres_server.address()
+
+
 def main() -> None:
     """The command: hunt, print the tally, fail when anything was lost or doubled."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--kills", type=int, default=2000)
     parser.add_argument("--runs", type=int, default=40)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--postgres", action="store_true")
     parser.add_argument("--zygote", metavar="FOLDER")
+    parser.add_argument("--address", default="")
     given = parser.parse_args()
     if given.zygote:
-        zygote(given.zygote)
+        zygote(Place(given.zygote, given.address))
         return
+    address = postgres() if given.postgres else ""
     with tempfile.TemporaryDirectory() as folder:
-        tally = hunt(given.kills, given.runs, given.seed, folder)
+        tally = hunt(given.kills, given.runs, given.seed, Place(folder, address))
     print(tally)
     sys.exit(1 if tally.doubled or tally.broken else 0)
 
