@@ -25,6 +25,8 @@ from agentloop.ports import (
     StoreUnavailableError,
     ToolAnswer,
 )
+from agentloop.stores.memory import MemoryStore
+from agentloop.testing.fixed import HandClock
 from agentloop.testing.scripted import calls, content, fails, says
 from agentloop.wire.checkpoint import outcome_text
 from tests.http_world import (
@@ -532,7 +534,14 @@ def test_a_run_fails_as_its_row_says(
 
 def test_a_run_out_of_time_fails() -> None:
     """`AgentLoopDeadlineExceeded` instead of calling the tool that was asked for."""
-    with world(ROOMS, tools={"rooms": Server()}, run_timeout=1e-9) as served:
+    clock = HandClock()
+
+    def late(_: Any) -> Any:
+        clock.move(10.0)
+        return ROOMS
+
+    parts = {"store": MemoryStore(clock=clock), "clock": clock, "run_timeout": 5.0}
+    with world(late, tools={"rooms": Server()}, **parts) as served:
         run = served.run(served.conversation())
         assert run["error"]["type"] == "AgentLoopDeadlineExceeded"
         assert (run["iterations_used"], run["usage"]["total_tokens"]) == (1, 15)

@@ -141,7 +141,10 @@ async def _until_finished(
         if mailbox.stopped and desk.idle:
             await call(desk.suspend)
             return None
-        desk.plan()
+        if mailbox.stopped:
+            desk.hold()
+        else:
+            desk.plan()
         await call(desk.commit)
         for effect in desk.ready():
             begin(effect)

@@ -50,7 +50,7 @@ from agentloop.runtime.assembly import (
 )
 from agentloop.runtime.aworker import AsyncWorker
 from agentloop.runtime.follow import Cursor
-from agentloop.runtime.prepare import Resources
+from agentloop.runtime.prepare import Resources, close_servers
 from agentloop.runtime.requests import Said
 from agentloop.runtime.service import Service
 from agentloop.runtime.watch import Watch
@@ -228,6 +228,7 @@ class AsyncAgentLoop:
             await self._drive_here(run_id, scope)
         async with asyncio.timeout(timeout):
             while not (run := await self.get_run(run_id, scope=scope)).terminal:
+                self._check_open()
                 await self._drive_in_background(run_id)
                 if (task := self._tasks.get(run_id)) is None:
                     await asyncio.sleep(POLL)
@@ -313,18 +314,20 @@ class AsyncAgentLoop:
             await worker.stop()
 
     async def close(self) -> None:
-        """Stop every task and thread of this loop; stores stay the host's."""
+        """Stop every task and thread of this loop; see `AgentLoop.close`."""
         self._closed = True
-        for mailbox in self._runner.mailboxes.values():
-            mailbox.stop()
-        for worker in tuple(self._workers):
-            await worker.stop()
-        if self._tasks:
-            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-        for server in self._service.resources.servers.values():
-            server.close()
-        for pool in self._pools:
-            pool.shutdown(wait=False, cancel_futures=True)
+        try:
+            for worker in tuple(self._workers):
+                await worker.stop(0.0)  # it must not claim again what is given back
+            await self._runner.pulse.end()
+            for worker in tuple(self._workers):
+                await worker.stop()
+            tasks = set(self._tasks.values()) - {asyncio.current_task()}
+            await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            close_servers(self._service.resources.servers.values())
+            for pool in self._pools:
+                pool.shutdown(wait=False)
 
     async def __aenter__(self) -> "AsyncAgentLoop":
         return self

@@ -7,9 +7,9 @@ deadlock when every slot holds a run that waits for a tool.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from attrs import field, frozen
@@ -27,11 +27,18 @@ from agentloop.ports import (
     ToolServer,
 )
 from agentloop.runtime.adrive import AsyncMailbox, adrive
+from agentloop.runtime.apulse import AsyncPulse
 from agentloop.runtime.desk import Desk
 from agentloop.runtime.hub import Hub
 from agentloop.runtime.narrate import Effect
 from agentloop.runtime.perform import Performed, Performer, catalog
-from agentloop.runtime.prepare import DRIVER, Resources, prepare
+from agentloop.runtime.prepare import (
+    DRIVER,
+    Drive,
+    Resources,
+    close_servers,
+    prepare,
+)
 from agentloop.runtime.runner import desk_for, finish_broken
 
 log = logging.getLogger("agentloop")
@@ -48,7 +55,12 @@ class AsyncRunner:
     inferences: Executor
     tools: Executor
     storing: Executor
-    mailboxes: dict[str, AsyncMailbox] = field(factory=dict)
+    pulse: AsyncPulse = field(init=False)
+
+    @pulse.default
+    def _new_pulse(self) -> AsyncPulse:
+        lease = self.resources.options.lease
+        return AsyncPulse(self.resources.store, lease, self.call)
 
     async def call(self, function: Callable[..., T], *args: Any) -> T:
         """A store's work: here when it never blocks, else on a thread.
@@ -58,7 +70,11 @@ class AsyncRunner:
         if not (self.resources.store.blocking or self.resources.engine):
             return function(*args)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.storing, function, *args)
+        try:
+            work = loop.run_in_executor(self.storing, function, *args)
+        except RuntimeError:  # closed already; what is stored can still be read
+            work = loop.run_in_executor(None, function, *args)
+        return await work
 
     async def claim(self, run_id: str | None = None) -> Claim | None:
         """The lease of a run that is due: this one, or any."""
@@ -69,24 +85,58 @@ class AsyncRunner:
             run_id=run_id,
             run_timeout=options.run_timeout,
         )
-        return await self.call(self.resources.store.claim, request)
+        return await self._whole(self._give_back, self.resources.store.claim, request)
 
-    async def run(self, claim: Claim) -> RunRow | None:
+    async def run(
+        self, claim: Claim, mailbox: AsyncMailbox | None = None
+    ) -> RunRow | None:
         """Drive a claimed run to its end, or until it is asked to stop.
+
+        Who gives a mailbox may stop the drive by it at any time.
 
         Raises:
             LeaseLostError: another worker has the run.
             StoreUnavailableError: the store stayed away.
         """
-        ready = await self.call(prepare, claim, self.resources)
-        try:
-            async with self._beating(claim) as mailbox:
+        mailbox = mailbox or AsyncMailbox()
+        # From here on, because servers that are opened take their time.
+        async with self.pulse.beating(claim.lease, mailbox):
+            ready = await self._prepare(claim)
+            try:
                 desk = desk_for(claim, ready, self.resources, self.hub, self.clock)
                 desk.performer.abandoned = lambda: desk.finished or mailbox.lost
                 return await self._drive(desk, mailbox)
-        finally:
-            for server in ready.opened:
-                server.close()
+            finally:
+                close_servers(ready.opened)
+
+    async def _prepare(self, claim: Claim) -> Drive:
+        try:
+            return await self._whole(_close, prepare, claim, self.resources)
+        except asyncio.CancelledError:
+            with suppress(StoreUnavailableError):
+                await asyncio.shield(self.call(self._give_back, claim))
+            raise
+
+    def _give_back(self, claim: Claim | None) -> None:
+        if claim is not None:
+            self.resources.store.release(claim.lease)
+
+    async def _whole(
+        self, undo: Callable[[T], None], function: Callable[..., T], *args: Any
+    ) -> T:
+        """A store's work that is undone when the task is cancelled meanwhile.
+
+        A thread cannot be cancelled, so what it did would be nobody's.
+        """
+        if not self.resources.store.blocking:
+            return function(*args)
+        work = asyncio.ensure_future(self.call(function, *args))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            with suppress(Exception):
+                await self.call(undo, await work)
+            raise
 
     async def _drive(self, desk: Desk, mailbox: AsyncMailbox) -> RunRow | None:
         async def perform(effect: Effect, began: str) -> Performed:
@@ -100,38 +150,12 @@ class AsyncRunner:
             log.exception("driving run %s failed", desk.journal.run_id)
             return await self.call(finish_broken, desk, error)
 
-    @asynccontextmanager
-    async def _beating(self, claim: Claim) -> AsyncIterator[AsyncMailbox]:
-        """Keep a lease alive while the block runs."""
-        mailbox = AsyncMailbox()
-        self.mailboxes[claim.run.id] = mailbox
-        beat = asyncio.create_task(self._beat(claim, mailbox))
-        try:
-            yield mailbox
-        finally:
-            del self.mailboxes[claim.run.id]
-            beat.cancel()
-            with suppress(asyncio.CancelledError):
-                await beat
-
-    async def _beat(self, claim: Claim, mailbox: AsyncMailbox) -> None:
-        store, lease = self.resources.store, self.resources.options.lease
-        while True:
-            await asyncio.sleep(lease / 3)
-            try:
-                if await self.call(store.heartbeat, claim.lease, lease):
-                    mailbox.post(CancelRequested())
-            except LeaseLostError:
-                mailbox.lose()
-                return
-            except StoreUnavailableError:
-                continue  # the next beat may get through
-
     async def cancel(self, run_id: str) -> None:
         """End a run that was flagged: by its driver here, or by taking it over."""
-        if (mailbox := self.mailboxes.get(run_id)) is not None:
+        driven = self.pulse.of(run_id)
+        for mailbox in driven:
             mailbox.post(CancelRequested())
-        elif (claim := await self.claim(run_id)) is not None:
+        if not driven and (claim := await self.claim(run_id)) is not None:
             await self.run(claim)
 
     # ------------------------------------------------------------ effects
@@ -200,6 +224,10 @@ class AsyncRunner:
             _pass_on(error)
             message = f"the server raised {type(error).__name__}"
             return Failure(kind="discovery_refused", message=message)
+
+
+def _close(ready: Drive) -> None:
+    close_servers(ready.opened)
 
 
 def _pass_on(error: BaseException) -> None:

@@ -4,9 +4,11 @@ import asyncio
 import logging
 from contextlib import suppress
 
-from agentloop.ports import LeaseLostError, StoreUnavailableError
+from agentloop.ports import Claim, LeaseLostError, StoreUnavailableError
 from agentloop.runtime import checks
+from agentloop.runtime.adrive import AsyncMailbox
 from agentloop.runtime.arunner import AsyncRunner
+from agentloop.runtime.worker import MOST_PATIENCE
 
 log = logging.getLogger("agentloop")
 
@@ -23,6 +25,8 @@ class AsyncWorker:
         self._stopping = False
         self._due = asyncio.Semaphore(0)
         self._tasks: list[asyncio.Task[None]] = []
+        self._driving: set[AsyncMailbox] = set()
+        self._failing: set[asyncio.Task[None] | None] = set()
 
     def start(self) -> None:
         """Start the tasks on the running event loop."""
@@ -30,53 +34,78 @@ class AsyncWorker:
 
     @property
     def alive(self) -> bool:
-        """Whether every task is there and at work."""
-        return bool(self._tasks) and not any(task.done() for task in self._tasks)
+        """Whether every task is there and at work; see `Worker.alive`."""
+        there = bool(self._tasks) and not any(task.done() for task in self._tasks)
+        return there and not self._failing
 
     def hint(self) -> None:
         """Say that a run has become due."""
         self._due.release()
 
-    async def stop(self) -> None:
-        """Stop taking runs and give back those under way.
+    async def stop(self, timeout: float | None = None) -> bool:
+        """Stop taking runs, give back those under way, and wait for the tasks.
 
-        A run that waits for its model is given back when the answer is stored.
+        Returns whether all of them ended within `timeout` seconds; one that waits
+        for its model ends when the answer is stored. Runs that others drive go on.
         """
         self._stopping = True
-        for mailbox in self._runner.mailboxes.values():
+        for mailbox in self._driving:
             mailbox.stop()
         for _ in self._tasks:
             self._due.release()
-        await asyncio.gather(*self._tasks)
+        others = [task for task in self._tasks if task is not asyncio.current_task()]
+        if not others:
+            return True
+        _, left = await asyncio.wait(others, timeout=timeout)
+        return not left
 
     async def _work(self) -> None:
+        failures = 0
+        me = asyncio.current_task()
         while not self._stopping:
             try:
                 busy = await self._drive_one()
+                failures = 0
             except LeaseLostError as lost:
                 log.warning("run %s was taken over by another worker", lost)
                 busy = True
             except StoreUnavailableError as error:
                 log.warning("the store is unavailable: %s", error)
                 busy = False
+            except Exception:  # what no store may raise; others may be due
+                log.exception("claiming a run failed; the worker tries again")
+                failures += 1
+                busy = False
+            (self._failing.add if failures else self._failing.discard)(me)
             if not busy:
-                await self._rest()
+                await self._rest(failures)
 
     async def _drive_one(self) -> bool:
-        claim = await self._runner.claim()
-        if claim is None:
-            return False
+        """Drive a run that is due; whether to look for another one at once."""
+        mailbox = AsyncMailbox()
+        self._driving.add(mailbox)  # before the claim, so that no stop is too early
         try:
-            await self._runner.run(claim)
+            claim = await self._runner.claim()
+            if claim is None:
+                return False
+            return await self._drive(claim, mailbox)
+        finally:
+            self._driving.discard(mailbox)
+
+    async def _drive(self, claim: Claim, mailbox: AsyncMailbox) -> bool:
+        try:
+            await self._runner.run(claim, mailbox)
         except (LeaseLostError, StoreUnavailableError):
             raise
         except Exception:
             log.exception("run %s ended its driver; the worker goes on", claim.run.id)
+            return False  # it may be due again, and would end this one as well
         return True
 
-    async def _rest(self) -> None:
+    async def _rest(self, failures: int) -> None:
         if self._stopping:
             return
+        span = self._poll * min(2**failures, MOST_PATIENCE)
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._poll):
+            async with asyncio.timeout(span):
                 await self._due.acquire()

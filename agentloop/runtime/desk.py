@@ -106,6 +106,14 @@ class Desk:
             self._waiting[id_] = (due, effect)
             if (told := of_effect(self.journal.run_id, effect)) is not None:
                 self._told.append(told)
+    def hold(self) -> None:
+        """Begin nothing more; what is under way is still waited for."""
+        self._waiting.clear()
+
+    def put_back(self, effect: Effect) -> None:
+        """Take an effect as not begun."""
+        self.flying.pop(effect_id(effect), None)
+
 
     def hurry(self) -> None:
         """Let what is scheduled be due now; its time was waited for elsewhere."""

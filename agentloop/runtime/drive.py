@@ -51,8 +51,11 @@ def drive_round(desk: Desk, mailbox: Mailbox, pool: Executor) -> None:
 
 
 def _go_on(desk: Desk, mailbox: Mailbox, pool: Executor) -> None:
-    """Begin what is due, and take in what happened."""
-    desk.plan()
+    """Begin what is due, and take in what happened; begin nothing when stopped."""
+    if mailbox.stopped:
+        desk.hold()
+    else:
+        desk.plan()
     desk.commit()
     ready = desk.ready()
     if ready and desk.alone:
@@ -60,9 +63,18 @@ def _go_on(desk: Desk, mailbox: Mailbox, pool: Executor) -> None:
         desk.take([done, *mailbox.take(0.0)])
     else:
         for effect in ready:
-            pool.submit(_perform_elsewhere, desk, effect, mailbox)
+            _submit(desk, effect, mailbox, pool)
         desk.take(mailbox.take(desk.patience()))
     mailbox.check(desk.journal.run_id)
+
+
+def _submit(desk: Desk, effect: Effect, mailbox: Mailbox, pool: Executor) -> None:
+    try:
+        pool.submit(_perform_elsewhere, desk, effect, mailbox)
+    except RuntimeError:
+        if not mailbox.stopped:
+            raise
+        desk.put_back(effect)  # closed by a signal's handler, on this very thread
 
 
 def _perform_elsewhere(desk: Desk, effect: Effect, mailbox: Mailbox) -> None:

@@ -51,7 +51,7 @@ from agentloop.runtime.assembly import (
     tool_servers,
 )
 from agentloop.runtime.follow import Cursor
-from agentloop.runtime.prepare import Resources
+from agentloop.runtime.prepare import Resources, close_servers
 from agentloop.runtime.pulse import Pulse
 from agentloop.runtime.requests import Said
 from agentloop.runtime.rounds import Rounds
@@ -304,6 +304,7 @@ class AgentLoop:
         Raises:
             RequestError: 404 `agent-run-not-found`.
             TimeoutError: it has not ended within `timeout` seconds; it goes on.
+            RuntimeError: the loop was closed, and the run is given back.
         """
         self._check_open()
         if timeout is not None:
@@ -320,6 +321,7 @@ class AgentLoop:
         left = timeout
         with self._hub.listening(run_id, listen):
             while not (run := self.get_run(run_id, scope=scope)).terminal:
+                self._check_open()
                 if left is not None and left <= 0:
                     raise TimeoutError(f"run {run_id} has not ended in {timeout} s")
                 self._drive_in_background(run_id)
@@ -437,19 +439,24 @@ class AgentLoop:
         return Rounds(evolve(self._runner, driver=driver))
 
     def close(self) -> None:
-        """Stop every thread of this loop; stores and clients stay the host's."""
+        """Stop every thread of this loop; stores and clients stay the host's.
+
+        Nothing new is begun: each run under way, also one that another thread drives
+        by `run`, is given back when the inference or the calls that it is inside of
+        have ended and are stored. Whoever waits for it is told that the loop is
+        closed. Not for use within a tool, which would be waited for.
+        """
         self._closed = True
         with ExitStack() as stack:
-            for server in self._service.resources.servers.values():
-                stack.callback(server.close)
-            stack.callback(self._pool.shutdown, wait=False, cancel_futures=True)
+            stack.callback(close_servers, self._service.resources.servers.values())
+            stack.callback(self._pool.shutdown, wait=False)
             stack.callback(self._pulse.close)
-            for thread in tuple(self._threads):
-                stack.callback(thread.join)
             for worker in tuple(self._workers):
                 stack.callback(worker.stop)
-            for mailbox in self._pulse.mailboxes().values():
-                mailbox.stop()
+                worker.stop(0.0)  # it must not claim again what is given back
+            self._pulse.end()
+            for thread in self._threads - {threading.current_thread()}:
+                thread.join()
 
     def __enter__(self) -> "AgentLoop":
         return self

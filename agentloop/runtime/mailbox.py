@@ -21,6 +21,7 @@ class Mailbox:
         self.broken: BaseException | None = None
         self._items: deque[Happened] = deque()
         self._changed = threading.Condition()
+        self._told = False  # of a stop that the driver has not heard of yet
 
     def post(self, *items: Happened) -> None:
         """Add what happened and wake the driver."""
@@ -43,7 +44,7 @@ class Mailbox:
     def stop(self) -> None:
         """Ask the driver to give the run back."""
         with self._changed:
-            self.stopped = True
+            self.stopped = self._told = True
             self._changed.notify()
 
     def check(self, run_id: str) -> None:
@@ -67,8 +68,9 @@ class Mailbox:
         if timeout == 0.0 and not self._items:
             return []
         with self._changed:
-            if not (self._items or self.lost or self.stopped or self.broken):
+            if not (self._items or self.lost or self._told or self.broken):
                 self._changed.wait(timeout)
+            self._told = False
             taken = list(self._items)
             self._items.clear()
         return taken

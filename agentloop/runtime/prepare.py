@@ -4,7 +4,8 @@ Whatever is wrong with stored rows ends the run with the documented type instead
 raising; the caller of a drive never sees the inside of a row.
 """
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from attrs import define, field, frozen
@@ -15,6 +16,7 @@ from agentloop.core.content import Message
 from agentloop.core.machine import start, step
 from agentloop.core.phases import (
     CancelRequested,
+    DeadlinePassed,
     Discovering,
     Failed,
     Finished,
@@ -39,6 +41,7 @@ from agentloop.ports import (
     Backend,
     Claim,
     Engine,
+    LeaseLostError,
     MessagePage,
     Reader,
     RunRow,
@@ -46,6 +49,7 @@ from agentloop.ports import (
     Session,
     SessionSetup,
     Store,
+    StoreUnavailableError,
     ToolServer,
 )
 from agentloop.runtime import present
@@ -62,6 +66,7 @@ from agentloop.wire.checkpoint import (
     versioned,
 )
 
+log = logging.getLogger("agentloop")
 DRIVER = "embedded"
 
 
@@ -114,14 +119,22 @@ class Drive:
             raise AssertionError("a drive without a backend has finished already")
         self.catalogs = dict(catalogs)
         self.toolbox = assemble(self.config, catalogs)
-        self.session = self.backend.session(
-            SessionSetup(
-                config=self.config,
-                system=self.system,
-                specs=self.toolbox.specs,
-                history=self.history,
-            )
+        setup = SessionSetup(
+            config=self.config,
+            system=self.system,
+            specs=self.toolbox.specs,
+            history=self.history,
         )
+        try:
+            self.session = self.backend.session(setup)
+        except RequestError as error:
+            raise _invalid_config(error.detail) from None
+        except Exception as error:
+            log.exception("the backend made no session for run %s", self.row.id)
+            problem = f"the backend raised {type(error).__name__} for a session"
+            raise BrokenRunError(
+                "JobFailed", describe("JobFailed", problem=problem)
+            ) from error
         return self.toolbox
 
     def setup(self) -> str:
@@ -138,21 +151,65 @@ class BrokenRunError(Exception):
         super().__init__(message)
 
 
+def worker_lost(error: Exception) -> BrokenRunError:
+    """What a run ends with when the code around it raised."""
+    type_ = "AgentLoopWorkerLost"
+    problem = f"its driver raised {type(error).__name__}"
+    return BrokenRunError(type_, describe(type_, problem=problem))
+
+
 def prepare(claim: Claim, resources: Resources) -> Drive:
-    """Everything a claimed run needs; a broken one comes back finished."""
+    """Everything a claimed run needs; a broken one comes back finished.
+
+    Raises:
+        LeaseLostError, StoreUnavailableError: as the store does.
+    """
+    opened: list[ToolServer] = []
     try:
-        return _prepared(claim, resources)
-    except BrokenRunError as broken:
-        usage = _usage_so_far(claim)
-        state = LoopState(
-            Plan(max_iterations=1),
-            None,
-            Finished(broken.outcome),
-            claim.run.iterations,
-            Log(),
-            usage,
-        )
-        return Drive(claim.run, state, Config(model=""))
+        drive = _prepared(claim, resources, opened)
+    except BaseException as error:
+        close_servers(opened)
+        return _broken(claim, error)
+    drive.opened = tuple(opened)
+    return drive
+
+
+def close_servers(servers: Iterable[ToolServer]) -> None:
+    """Close each; one that cannot be closed is no fault of the run it served."""
+    for server in servers:
+        try:
+            server.close()
+        except Exception:
+            log.exception("a tool server raised when it was closed")
+
+
+def _broken(claim: Claim, error: BaseException) -> Drive:
+    """The finished drive of a run that cannot be driven."""
+    outcome = _outcome_of(error, claim.run.id)
+    state = LoopState(
+        Plan(max_iterations=1),
+        None,
+        Finished(outcome),
+        claim.run.iterations,
+        Log(),
+        _usage_so_far(claim),
+    )
+    return Drive(claim.run, state, Config(model=""))
+
+
+def _outcome_of(error: BaseException, run_id: str) -> Failed:
+    """How a run ends by what preparing it raised; raises what is no end."""
+    match error:
+        case BrokenRunError():
+            return error.outcome
+        case LeaseLostError() | StoreUnavailableError():
+            raise error
+        case Exception():
+            # A run that is left as it was would fail the same way for ever.
+            log.error("preparing run %s failed", run_id, exc_info=error)
+            return worker_lost(error).outcome
+        case _:
+            raise error
 
 
 def _usage_so_far(claim: Claim) -> Usage:
@@ -168,7 +225,7 @@ def _usage_so_far(claim: Claim) -> Usage:
         return Usage()
 
 
-def _prepared(claim: Claim, resources: Resources) -> Drive:
+def _prepared(claim: Claim, resources: Resources, opened: list[ToolServer]) -> Drive:
     row = claim.run
     config = _decode("AgentLoopInvalidEffectiveConfig", present.config_of, row)
     choice = _decode("AgentLoopInvalidEffectiveConfig", present.tool_choice_of, row)
@@ -177,16 +234,26 @@ def _prepared(claim: Claim, resources: Resources) -> Drive:
     drive.system, drive.history = _conversation(row, resources.store)
     try:
         drive.backend = resources.choose_backend(config)
-        _open_servers(drive, resources)
+        _open_servers(drive, resources, opened)
     except RequestError as error:
         raise _invalid_config(error.detail) from None
+    stop = _reason_to_stop(claim)
     if claim.header is None:
-        _begin(drive, choice, payload, resources.options)
+        plan = _new_plan(drive, choice, resources.options)
+        _begin(drive, plan, payload, stopping=stop is not None)
     else:
         _resume(drive, claim, resources.options)
-    if row.cancel_requested:
-        drive.state = step(drive.state, CancelRequested())
+    if stop is not None:
+        drive.state = step(drive.state, stop)
     return drive
+
+
+def _reason_to_stop(claim: Claim) -> CancelRequested | DeadlinePassed | None:
+    """Why a run must begin nothing more, if it must not."""
+    if claim.run.cancel_requested:
+        return CancelRequested()
+    left = claim.seconds_left
+    return DeadlinePassed() if left is not None and left <= 0 else None
 
 
 def _first_state(payload: Payload) -> LoopState:
@@ -237,10 +304,9 @@ def _history(page: MessagePage) -> tuple[Message, ...]:
     return tuple(message_from(row.body) for row in page.rows)
 
 
-def _open_servers(drive: Drive, resources: Resources) -> None:
+def _open_servers(drive: Drive, resources: Resources, opened: list[ToolServer]) -> None:
     """Resolve every server of the config: the host's by alias, others by URL."""
     registered: dict[str, tuple[Offer, ...]] = {}
-    opened: list[ToolServer] = []
     for server in drive.config.mcp_servers or ():
         if server.url is not None:
             found = resources.directory.open(server)
@@ -251,19 +317,15 @@ def _open_servers(drive: Drive, resources: Resources) -> None:
         else:
             raise _invalid_config(f"no tools are registered under '{server.alias}'")
         drive.servers[server.alias] = found
-    drive.opened = tuple(opened)
     drive.catalogs = dict(declared_catalogs(drive.config, registered))
     for alias, found in drive.servers.items():
         if alias in registered and found.declared() is None:
             drive.catalogs[alias] = None
 
 
-def _begin(
-    drive: Drive, choice: ToolChoice | None, payload: Payload, options: Options
-) -> None:
-    plan = _new_plan(drive, choice, options)
+def _begin(drive: Drive, plan: Plan, payload: Payload, *, stopping: bool) -> None:
     message = opening(payload)
-    if drive.row.cancel_requested or plan.servers:
+    if stopping or plan.servers:
         drive.state = start(plan, message, None)
         return
     toolbox = drive.equip(drive.catalogs)

@@ -8,7 +8,6 @@ from typing import TypeAlias
 
 from attrs import frozen
 
-from agentloop.core.catalog import describe
 from agentloop.core.machine import give_up
 from agentloop.core.phases import CancelRequested
 from agentloop.ports import (
@@ -25,7 +24,15 @@ from agentloop.runtime.hub import Hub
 from agentloop.runtime.journal import Journal
 from agentloop.runtime.mailbox import Mailbox
 from agentloop.runtime.perform import Performer
-from agentloop.runtime.prepare import DRIVER, Drive, Resources, prepare
+from agentloop.runtime.prepare import (
+    DRIVER,
+    BrokenRunError,
+    Drive,
+    Resources,
+    close_servers,
+    prepare,
+    worker_lost,
+)
 from agentloop.runtime.pulse import Pulse
 
 log = logging.getLogger("agentloop")
@@ -59,26 +66,39 @@ class Runner:
             )
         )
 
-    def run(self, claim: Claim, way: Way = drive) -> RunRow | None:
+    def run(
+        self, claim: Claim, way: Way = drive, mailbox: Mailbox | None = None
+    ) -> RunRow | None:
         """Drive a claimed run to its end, or until it is asked to stop.
 
-        An engine drives it one round at a time, which is a `way` of its own.
+        An engine drives it one round at a time, which is a `way` of its own. Who
+        gives a mailbox may stop the drive by it at any time.
 
         Raises:
             LeaseLostError: another worker has the run.
             StoreUnavailableError: the store stayed away; the run is due again
                 when its lease has run out.
         """
-        ready = prepare(claim, self.resources)
-        mailbox = Mailbox()
-        try:
-            with self.pulse.beating(claim.lease, mailbox):
+        mailbox = mailbox or Mailbox()
+        # From here on, because servers that are opened take their time.
+        with self.pulse.beating(claim.lease, mailbox):
+            ready = self._prepare(claim)
+            try:
                 desk = desk_for(claim, ready, self.resources, self.hub, self.clock)
                 desk.performer.abandoned = mailbox.is_urgent
                 return self._drive(desk, mailbox, way)
-        finally:
-            for server in ready.opened:
-                server.close()
+            finally:
+                close_servers(ready.opened)
+
+    def _prepare(self, claim: Claim) -> Drive:
+        try:
+            return prepare(claim, self.resources)
+        except Exception:
+            raise
+        except BaseException:  # as in `_drive`
+            with suppress(StoreUnavailableError):
+                self.resources.store.release(claim.lease)
+            raise
 
     def _drive(self, desk: Desk, mailbox: Mailbox, way: Way) -> RunRow | None:
         try:
@@ -95,10 +115,10 @@ class Runner:
 
     def cancel(self, run_id: str) -> None:
         """End a run that was flagged: by its driver here, or by taking it over."""
-        mailbox = self.pulse.mailboxes().get(run_id)
-        if mailbox is not None:
+        driven = self.pulse.of(run_id)
+        for mailbox in driven:
             mailbox.post(CancelRequested())
-        elif (claim := self.claim(run_id)) is not None:
+        if not driven and (claim := self.claim(run_id)) is not None:
             self.run(claim)
 
 
@@ -123,7 +143,7 @@ def desk_for(
 
 def finish_broken(desk: Desk, error: Exception) -> RunRow:
     """End a run whose driver raised, so that it does not fail for ever."""
-    type_ = "AgentLoopWorkerLost"
-    message = describe(type_, problem=f"its driver raised {type(error).__name__}")
-    desk.state = give_up(desk.state, type_, message)
+    broken = error if isinstance(error, BrokenRunError) else worker_lost(error)
+    end = broken.outcome
+    desk.state = give_up(desk.state, end.type, end.message)
     return desk.finish()

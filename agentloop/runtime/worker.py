@@ -6,13 +6,17 @@ and then for runs of other processes and for those whose worker died.
 
 import logging
 import threading
+from time import monotonic
 from types import TracebackType
 
 from agentloop.ports import LeaseLostError, StoreUnavailableError
 from agentloop.runtime import checks
+from agentloop.runtime.mailbox import Mailbox
 from agentloop.runtime.runner import Runner
 
 log = logging.getLogger("agentloop")
+MOST_PATIENCE = 32
+"""How many times `poll` a thread rests at most while the store keeps failing."""
 
 
 class Worker:
@@ -30,6 +34,8 @@ class Worker:
         self._changed = threading.Condition()
         self._stopping = False
         self._hints = 0
+        self._driving: set[Mailbox] = set()
+        self._failing: set[threading.Thread] = set()
         self._threads = [
             threading.Thread(
                 target=self._work, name=f"agentloop-worker-{i}", daemon=True
@@ -52,8 +58,12 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        """Whether every thread is there and at work."""
-        return all(thread.is_alive() for thread in self._threads)
+        """Whether every thread is there and at work.
+
+        One that cannot claim, because the store raises what no store may, is not.
+        """
+        there = all(thread.is_alive() for thread in self._threads)
+        return there and not self._failing
 
     def hint(self) -> None:
         """Say that a run has become due."""
@@ -65,44 +75,78 @@ class Worker:
         """Stop taking runs, give back those under way, and wait for the threads.
 
         Returns whether all of them ended within `timeout` seconds; one that is
-        inside a long inference ends with it.
+        inside a long inference ends with it. Runs that others drive go on.
         """
+        until = None if timeout is None else monotonic() + timeout
         with self._changed:
             self._stopping = True
+            for mailbox in self._driving:
+                mailbox.stop()
             self._changed.notify_all()
-        for mailbox in self._runner.pulse.mailboxes().values():
-            mailbox.stop()
-        for thread in self._threads:
-            thread.join(timeout)
-        return not any(thread.is_alive() for thread in self._threads)
+        others = [t for t in self._threads if t is not threading.current_thread()]
+        for thread in others:
+            thread.join(None if until is None else max(until - monotonic(), 0.0))
+        return not any(thread.is_alive() for thread in others)
 
     def _work(self) -> None:
-        while not self._stopping:
+        failures = 0
+        while (mailbox := self._begin()) is not None:
             try:
-                busy = self._drive_one()
+                busy = self._drive_one(mailbox)
+                failures = 0
             except LeaseLostError as lost:
                 log.warning("run %s was taken over by another worker", lost)
                 busy = True
             except StoreUnavailableError as error:
                 log.warning("the store is unavailable: %s", error)
                 busy = False
+            except BaseException:  # what no store may raise; others may be due
+                log.exception("claiming a run failed; the worker tries again")
+                failures += 1
+                busy = False
+            self._end(mailbox, failures)
             if not busy:
-                self._rest()
+                self._rest(failures)
 
-    def _drive_one(self) -> bool:
+    def _begin(self) -> Mailbox | None:
+        """The mailbox by which the next run can be stopped; None when stopping.
+
+        It is there before the run is claimed, so that no stop comes too early.
+        """
+        mailbox = Mailbox()
+        with self._changed:
+            if self._stopping:
+                return None
+            self._driving.add(mailbox)
+        return mailbox
+
+    def _end(self, mailbox: Mailbox, failures: int) -> None:
+        with self._changed:
+            self._driving.discard(mailbox)
+            if failures:
+                self._failing.add(threading.current_thread())
+            else:
+                self._failing.discard(threading.current_thread())
+
+    def _drive_one(self, mailbox: Mailbox) -> bool:
+        """Drive a run that is due; whether to look for another one at once."""
         claim = self._runner.claim()
         if claim is None:
             return False
         try:
-            self._runner.run(claim)
+            self._runner.run(claim, mailbox=mailbox)
         except (LeaseLostError, StoreUnavailableError):
             raise
         except BaseException:
             log.exception("run %s ended its driver; the worker goes on", claim.run.id)
+            return False  # it may be due again, and would end this one as well
         return True
 
-    def _rest(self) -> None:
+    def _rest(self, failures: int) -> None:
+        span = self._poll * min(2**failures, MOST_PATIENCE)
         with self._changed:
-            if self._hints == 0 and not self._stopping:
-                self._changed.wait(self._poll)
+            if failures:
+                self._changed.wait_for(lambda: self._stopping, span)
+            elif self._hints == 0 and not self._stopping:
+                self._changed.wait(span)
             self._hints = max(self._hints - 1, 0)
