@@ -11,23 +11,11 @@ import pytest
 from agentloop.testing.simulate import CLASSES, shrink, simulate
 from agentloop.testing.simulate.__main__ import main
 from agentloop.testing.simulate.hunt import Hunt, Progress
+from agentloop.testing.simulate.stores import CALLS
 from agentloop.testing.simulate.totals import Totals
 from tests.protocol_mutants import MUTANTS, kills
 
 SEEDS = 20_000
-CALLS = (
-    "insert_run",
-    "find_run",
-    "get_run",
-    "get_conversation",
-    "messages",
-    "request_cancel",
-    "claim",
-    "heartbeat",
-    "checkpoint",
-    "finalize",
-    "release",
-)
 KILLERS: dict[str, int] = {
     "finalize_without_comparing_versions": 2,
     "fence_ignores_the_token": 2,

@@ -9,6 +9,21 @@ from agentloop.stores.memory import MemoryStore
 from agentloop.testing.simulate.chance import Chance, Died
 from agentloop.testing.simulate.witness import Witness
 
+CALLS = (
+    "insert_run",
+    "find_run",
+    "get_run",
+    "get_conversation",
+    "messages",
+    "request_cancel",
+    "claim",
+    "heartbeat",
+    "checkpoint",
+    "finalize",
+    "release",
+)
+"""The calls that workers and clients make; each can fail and kill on both sides."""
+
 
 class Line:
     """A `Store` whose calls may fail before or after they commit, or kill.
