@@ -1,0 +1,219 @@
+"""Starting and cancelling runs on Temporal, from code that is not asynchronous.
+
+An engine's calls are made on an event loop of its own, on a thread that is started
+with the first of them. Nothing here drives a run.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Final, TypeVar
+
+from attrs import field, frozen
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
+from temporalio.client import Client
+from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
+from temporalio.converter import DataConverter, PayloadCodec
+from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError
+
+from agentloop.engines.temporal_texts import Order, TextPayloads, order_text
+from agentloop.engines.temporal_workflow import WORKFLOW
+from agentloop.ports import EngineUnavailableError, RunRef
+
+T = TypeVar("T")
+NAME: Final = "temporal"
+"""What the rows of Temporal's runs name as their driver."""
+_TASK: Final = timedelta(seconds=3)
+"""How long a worker may think about what comes next, which takes milliseconds."""
+
+
+@frozen
+class TemporalServer:
+    """Where Temporal is, and what of it is ours.
+
+    Attributes:
+        address: host and port of the front end.
+        namespace: of the workflows; it has to exist.
+        task_queue: what joins those who start runs and those who drive them.
+        timeout: seconds that Temporal may take to answer.
+        silence: seconds after which a worker that says nothing counts as dead, and
+            its command is given to another.
+        commands: how many commands of a run one history holds.
+        codec: turns payloads into something else and back, to encrypt them.
+        options: whatever else `temporalio.client.Client.connect` takes: `tls`,
+            `api_key` and so on.
+    """
+
+    address: str = "127.0.0.1:7233"
+    namespace: str = "default"
+    task_queue: str = "agentloop"
+    timeout: float = 5.0
+    silence: float = 5.0
+    commands: int = 1000
+    codec: PayloadCodec | None = field(default=None, repr=False)
+    options: Mapping[str, Any] = field(factory=dict, repr=False)
+
+    def unavailable(self, error: BaseException) -> EngineUnavailableError:
+        """The error that says what is wrong with it."""
+        told = str(error) or type(error).__name__
+        if isinstance(error, TimeoutError):
+            told = f"no answer within {self.timeout} s"
+        return EngineUnavailableError(
+            f"Temporal at {self.address}, namespace {self.namespace!r}: {told}"
+        )
+
+
+async def connect(server: TemporalServer, *, lazy: bool = False) -> Client:
+    """A client of a server; a lazy one connects when it is first used.
+
+    Raises:
+        EngineUnavailableError: there is no answer, or no such namespace.
+    """
+    converter = DataConverter(
+        payload_converter_class=TextPayloads, payload_codec=server.codec
+    )
+    options = {"data_converter": converter, "lazy": lazy, **server.options}
+    try:
+        async with asyncio.timeout(server.timeout):
+            client = await Client.connect(
+                server.address, namespace=server.namespace, **options
+            )
+            if not lazy:
+                asked = DescribeNamespaceRequest(namespace=server.namespace)
+                await client.workflow_service.describe_namespace(asked)
+            return client
+    except (RPCError, RuntimeError, TimeoutError) as error:
+        raise server.unavailable(error) from None
+
+
+async def start(
+    client: Client, server: TemporalServer, run: RunRef, signal: str | None = None
+) -> None:
+    """Have a run driven; of one that is driven or was driven to its end, nothing.
+
+    A workflow that somebody terminated is begun again: the run is not over yet. With
+    a `signal` a workflow gets it that is there or is made now.
+
+    Raises:
+        EngineUnavailableError: Temporal did not acknowledge.
+    """
+    try:
+        async with asyncio.timeout(server.timeout):
+            await client.start_workflow(
+                WORKFLOW,
+                order_text(Order(run, server.commands, server.silence)),
+                id=run.run_id,
+                task_queue=server.task_queue,
+                task_timeout=_TASK,
+                id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE_FAILED_ONLY,
+                id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+                start_signal=signal,
+            )
+    except WorkflowAlreadyStartedError:
+        return
+    except (RPCError, RuntimeError, TimeoutError) as error:
+        raise server.unavailable(error) from None
+
+
+class Portal:
+    """An event loop on a thread of its own, for calls from anywhere."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def call(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """What a coroutine returns or raises, which is made and run over there.
+
+        Raises:
+            RuntimeError: the portal was closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("the engine is closed; make a new one")
+            loop = self._loop or self._open()
+            answer = asyncio.run_coroutine_threadsafe(work(), loop)
+        return answer.result()
+
+    def close(self) -> None:
+        """Let the thread go; calls that are under way get their answers first."""
+        with self._lock:
+            self._closed = True
+            loop, thread = self._loop, self._thread
+        if loop is not None and thread is not None:
+            asyncio.run_coroutine_threadsafe(_last(), loop).result()
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
+
+    def _open(self) -> asyncio.AbstractEventLoop:
+        loop = self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=loop.run_forever, name="agentloop-temporal", daemon=True
+        )
+        self._thread.start()
+        return loop
+
+
+async def _last() -> None:
+    """Wait for every other task of this loop."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+class TemporalEngine:
+    """Starts and cancels runs on Temporal; `TemporalWorker` drives them.
+
+    Give it to `AgentLoop(engine=...)`. It connects when it is first used, and again
+    whenever the server was away. Close it, or use it as a context manager.
+    """
+
+    def __init__(self, server: TemporalServer | None = None) -> None:
+        self.server = server or TemporalServer()
+        self._portal = Portal()
+        self._client: Client | None = None
+
+    @property
+    def name(self) -> str:
+        """What the rows of its runs name as their driver."""
+        return NAME
+
+    def start(self, run: RunRef) -> None:
+        """Have a run driven. Of a run that was started already nothing changes.
+
+        Raises:
+            EngineUnavailableError: Temporal did not acknowledge in time.
+        """
+        self._portal.call(lambda: self._start(run, None))
+
+    def cancel(self, run: RunRef) -> None:
+        """Wake a run that waits. One whose workflow is gone is ended by a new one.
+
+        Raises:
+            EngineUnavailableError: Temporal did not acknowledge in time.
+        """
+        self._portal.call(lambda: self._start(run, "cancel"))
+
+    def close(self) -> None:
+        """Stop the thread of this engine."""
+        self._portal.close()
+
+    def __enter__(self) -> "TemporalEngine":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def _start(self, run: RunRef, signal: str | None) -> None:
+        client = self._client = self._client or await connect(self.server, lazy=True)
+        await start(client, self.server, run, signal)

@@ -1,0 +1,276 @@
+"""Driving runs on Temporal: the activities, and the worker that performs them.
+
+An activity is a round of the run on a thread; the event loop that waits for it says
+meanwhile that it is alive. Whatever goes wrong in a round is told to Temporal without
+content, and tried again for ever: the store knows how far the run has come.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
+from types import TracebackType
+from typing import Final
+
+from attrs import frozen
+from temporalio import activity
+from temporalio.client import Client
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+from temporalio.worker import Worker
+
+from agentloop.engines.temporal_client import NAME, TemporalServer, connect, start
+from agentloop.engines.temporal_texts import (
+    FOREVER,
+    Pace,
+    Place,
+    order_from,
+    place_text,
+)
+from agentloop.engines.temporal_workflow import GONE, RunWorkflow
+from agentloop.ports import (
+    Claim,
+    ClaimRequest,
+    EngineUnavailableError,
+    LeaseLostError,
+    RunRef,
+    Store,
+    StoreUnavailableError,
+)
+from agentloop.runtime.face import AgentLoop
+from agentloop.runtime.options import Options
+from agentloop.runtime.rounds import Rounds, RunBusyError
+from agentloop.wire.standing import Standing, standing_from, standing_text
+
+log = logging.getLogger("agentloop")
+STICKY: Final = timedelta(seconds=1)
+"""How long a run waits for the worker that remembers it before any other takes it."""
+_LATER: Final = timedelta(milliseconds=250)
+_HOLD: Final = 2.0
+_MOST: Final = 1000
+"""How many runs are held for a moment, to find those that nobody began."""
+
+
+def pace_of(options: Options) -> Pace:
+    """How long commands may take by the host's choices.
+
+    A command of several calls tries each of them as often as the host allows.
+    """
+    tries = options.attempts
+    waits = max(options.delays, default=0.0)
+    call = FOREVER if options.tool_timeout is None else options.tool_timeout + waits
+    return Pace(
+        infer=min(options.attempt_timeout or FOREVER, FOREVER),
+        discover=min(options.discovery_timeout, FOREVER),
+        call=min(call * tries, FOREVER),
+    )
+
+
+@frozen
+class Hands:
+    """What performs commands: rounds on a pool of threads."""
+
+    rounds: Rounds
+    pool: ThreadPoolExecutor
+    pace: Pace
+
+    def activities(self) -> Sequence[Callable[..., object]]:
+        """The activities by the names that the workflow calls."""
+
+        @activity.defn(name="begin")
+        async def begin(order: str) -> str:
+            run = order_from(order).run
+            standing = await self._round(lambda: self.rounds.begin(run))
+            return place_text(Place(standing, self.pace))
+
+        async def go_on(order: str, seen: str) -> str:
+            run, place = order_from(order).run, standing_from(seen)
+            standing = await self._round(lambda: self.rounds.go_on(run, place))
+            return standing_text(standing)
+
+        @activity.defn(name="discover")
+        async def discover(order: str, seen: str) -> str:
+            return await go_on(order, seen)
+
+        @activity.defn(name="infer")
+        async def infer(order: str, seen: str) -> str:
+            return await go_on(order, seen)
+
+        @activity.defn(name="call_tools")
+        async def call_tools(order: str, seen: str) -> str:
+            return await go_on(order, seen)
+
+        return (begin, discover, infer, call_tools)
+
+    async def _round(self, work: Callable[[], Standing]) -> Standing:
+        try:
+            return await self._beating(self.pool.submit(work))
+        except (RunBusyError, LeaseLostError, StoreUnavailableError) as error:
+            raise _later(error) from None
+        except Exception as error:
+            if type(error) is LookupError:  # as rounds say it, and not a mistake
+                raise _gone(error) from None
+            log.exception("a round failed; it is tried again")
+            told = f"the round raised {type(error).__name__}; the worker's log has it"
+            raise ApplicationError(told, type=type(error).__name__) from None
+
+    async def _beating(self, work: "Future[Standing]") -> Standing:
+        done = asyncio.wrap_future(work)
+        silence = activity.info().heartbeat_timeout
+        span = None if silence is None else silence.total_seconds() / 3
+        try:
+            while not (await asyncio.wait((done,), timeout=span))[0]:
+                activity.heartbeat()
+            return done.result()
+        finally:
+            work.cancel()  # one that was not begun is left to others
+
+
+def _later(error: Exception) -> ApplicationError:
+    return ApplicationError(
+        str(error),
+        type=type(error).__name__,
+        next_retry_delay=_LATER,
+        category=ApplicationErrorCategory.BENIGN,
+    )
+
+
+def _gone(error: LookupError) -> ApplicationError:
+    return ApplicationError(str(error), type=GONE, non_retryable=True)
+
+
+def unbegun(store: Store) -> list[RunRef]:
+    """The runs that no workflow has begun: the start of some was lost on the way.
+
+    Runs that wait or stand between two commands are due as well, and held until all
+    were seen; a workflow that comes for one meanwhile tries again a moment later.
+    """
+    request = ClaimRequest(driver=NAME, lease_seconds=_HOLD)
+    held: list[Claim] = []
+    try:
+        while len(held) < _MOST and (claim := store.claim(request)) is not None:
+            held.append(claim)
+    finally:
+        for claim in held:
+            store.release(claim.lease)
+    new = [claim.run for claim in held if claim.header is None]
+    return [RunRef(run.id, run.company_id) for run in new]
+
+
+class TemporalWorker:
+    """Drives the runs of a task queue while the block runs.
+
+        with TemporalWorker(loop, server):
+            ...
+
+    Args:
+        loop: over the store that the runs were started in; a `lease` of a few
+            seconds lets the runs of a dead worker go on soon.
+        server: where Temporal is.
+        concurrency: how many commands are performed at once.
+        drain: seconds that stopping may take; what is not done then is done again
+            by another worker when the lease has run out.
+        sweep: seconds between two looks for runs whose start was lost.
+    """
+
+    def __init__(
+        self,
+        loop: AgentLoop,
+        server: TemporalServer | None = None,
+        *,
+        concurrency: int = 16,
+        drain: float = 30.0,
+        sweep: float = 30.0,
+    ) -> None:
+        if concurrency < 1:
+            raise ValueError(f"concurrency must be at least 1, not {concurrency}")
+        self._server = server or TemporalServer()
+        self._pace = pace_of(loop.watch.options)
+        self._rounds = loop.rounds(NAME)
+        self._concurrency = concurrency
+        self._drain = timedelta(seconds=drain)
+        self._sweep = sweep
+        self._stop = threading.Event()
+        self._up: Future[None] = Future()
+        self._thread = threading.Thread(
+            target=self._work, name="agentloop-temporal", daemon=True
+        )
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is there and at work."""
+        return self._thread.is_alive() and self._up.done()
+
+    def __enter__(self) -> "TemporalWorker":
+        """Begin to drive.
+
+        Raises:
+            EngineUnavailableError: Temporal did not answer.
+        """
+        self._thread.start()
+        self._up.result()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let commands under way come to their end, within the time they may take."""
+        self._stop.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:
+            if not self._up.done():
+                self._up.set_exception(error)
+                return
+            log.exception("the worker of task queue %s ended", self._server.task_queue)
+
+    async def _serve(self) -> None:
+        client = await connect(self._server)
+        pool = ThreadPoolExecutor(self._concurrency, "agentloop-round")
+        try:
+            await self._drive(client, Hands(self._rounds, pool, self._pace))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _drive(self, client: Client, hands: Hands) -> None:
+        worker = Worker(
+            client,
+            task_queue=self._server.task_queue,
+            workflows=[RunWorkflow],
+            activities=hands.activities(),
+            max_concurrent_activities=self._concurrency,
+            sticky_queue_schedule_to_start_timeout=STICKY,
+            max_heartbeat_throttle_interval=timedelta(seconds=self._server.silence / 3),
+            graceful_shutdown_timeout=self._drain,
+        )
+        running = asyncio.ensure_future(worker.run())
+        asked = asyncio.ensure_future(asyncio.to_thread(self._stop.wait))
+        sweeping = asyncio.ensure_future(self._sweep_for_ever(client))
+        self._up.set_result(None)
+        try:
+            await asyncio.wait((running, asked), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._stop.set()
+            sweeping.cancel()
+            await worker.shutdown()
+            await running
+
+    async def _sweep_for_ever(self, client: Client) -> None:
+        """Start what was never started; a start that comes twice is one."""
+        store = self._rounds.runner.resources.store
+        while True:
+            await asyncio.sleep(self._sweep)
+            try:
+                for run in await asyncio.to_thread(unbegun, store):
+                    await start(client, self._server, run)
+            except (StoreUnavailableError, EngineUnavailableError) as error:
+                log.warning("the sweep for lost starts comes again: %s", error)
+            except Exception:
+                log.exception("the sweep for lost starts failed; it comes again")
