@@ -69,7 +69,7 @@ PARTS: dict[str, tuple[dict[str, Any], str]] = {
     "one tool": ({"tools": {"m": plain}}, "put it in a list"),
     "a tool's name": ({"tools": {"m": "plain"}}, "a list of functions or a tool"),
     "tools by name": ({"tools": {"m": {"plain": plain}}}, "a list of functions or"),
-    "no tool": ({"tools": {"m": [7]}}, "a tool must be a function, not 7"),
+    "no tool": ({"tools": {"m": [7]}}, "7 is no function; wrap it in a def"),
     "a server's class": ({"tools": {"m": Rooms}}, r"tools\['m'\] .* the class Rooms"),
     "an address": ({"mcp": {"url": "x"}}, "named in a config's mcp_servers"),
     "an observer": ({"observer": "log"}, "observer= must be a function, not 'log'"),

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from agentloop.core.content import Document, Image, Json, Opaque, Text
+from agentloop.core.content import Document, Image, Json, Opaque, Text, ToolResult
 from agentloop.ports import ToolAnswer
 from agentloop.tools.functions import FunctionTools, tool
 from agentloop.tools.results import NOTHING
@@ -95,6 +95,47 @@ def test_a_return_value_becomes_content(
         return value
 
     assert ask(give) == ToolAnswer(content)
+
+
+@pytest.mark.parametrize("is_error", [False, True])
+@pytest.mark.parametrize(
+    ("inside", "content"),
+    [
+        ((NOTE, PNG), (NOTE, PNG)),
+        ([NOTE], (NOTE,)),
+        ("text", (Text("text"),)),
+        ({"a": 1}, (Json({"a": 1}),)),
+        ((7, "x"), (Json(7), Text("x"))),
+        ((), (Text(NOTHING),)),
+        (None, (Text(NOTHING),)),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("made", ["answer", "result"])
+def test_a_whole_result_is_taken_for_what_it_is(
+    made: str, inside: object, content: tuple[object, ...], is_error: bool
+) -> None:
+    """A `ToolResult` is unwrapped: its content is the content, its error an error."""
+
+    def give() -> object:
+        """The id of its own is nobody's: an answer belongs to its call."""
+        if made == "answer":
+            return ToolAnswer(inside, is_error=is_error)  # type: ignore[arg-type] # careless host
+        return ToolResult("another", inside, is_error=is_error)  # type: ignore[arg-type] # careless host
+
+    assert ask(give) == ToolAnswer(content, is_error=is_error)
+
+
+def test_a_whole_result_is_within_the_cap() -> None:
+    """Wrapping a value does not make room for it."""
+
+    def give() -> object:
+        return ToolResult("t1", (Text("x" * 2_000_000),))
+
+    answer = ask(give)
+    assert isinstance(answer, ToolAnswer)
+    assert answer.is_error
+    assert "exceeds the cap" in only_text(answer)
 
 
 def _cycle() -> object:

@@ -323,22 +323,33 @@ def test_two_tools_cannot_share_a_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "error"),
+    ("options", "error", "words"),
     [
-        ({"timeout": 0}, ValueError),
-        ({"timeout": -1.0}, ValueError),
-        ({"max_bytes": 0}, ValueError),
-        ({"in_doubt": "maybe"}, ValueError),
-        ({"inline": True, "timeout": 1.0}, ValueError),
-        ({"repeatable": True, "in_doubt": "tell"}, ValueError),
-        ({"colour": "red"}, TypeError),
+        ({"timeout": 0}, ValueError, "timeout must be above 0, not 0"),
+        ({"timeout": -1.0}, ValueError, "timeout must be above 0, not -1.0"),
+        ({"timeout": float("nan")}, ValueError, "timeout must be above 0, not nan"),
+        ({"timeout": "5"}, TypeError, "timeout must be a number of seconds, not '5'"),
+        ({"timeout": True}, TypeError, "timeout must be a number of seconds, not True"),
+        ({"max_bytes": 0}, ValueError, "max_bytes must be above 0, not 0"),
+        ({"max_bytes": 0.5}, TypeError, "max_bytes must be a whole number, not 0.5"),
+        (
+            {"in_doubt": "maybe"},
+            ValueError,
+            "in_doubt must be one of tell, repeat, fail, not 'maybe'$",
+        ),
+        ({"in_doubt": ["tell"]}, TypeError, "in_doubt must be a word, not "),
+        ({"inline": True, "timeout": 1.0}, ValueError, "exclude each other"),
+        ({"repeatable": True, "in_doubt": "tell"}, ValueError, "means in_doubt="),
+        ({"repeatable": "no"}, TypeError, "repeatable must be True or False, not 'no'"),
+        ({"name": 5}, TypeError, "name must be a text, not 5"),
+        ({"colour": "red"}, TypeError, "no option named 'colour'; it has name, "),
     ],
 )
 def test_options_that_make_no_sense_are_refused(
-    options: dict[str, Any], error: type[Exception]
+    options: dict[str, Any], error: type[Exception], words: str
 ) -> None:
-    """Wrong options are refused where they are written."""
-    with pytest.raises(error):
+    """Wrong options are refused where they are written, and the way out is told."""
+    with pytest.raises(error, match=words):
         tool(**options)
 
 

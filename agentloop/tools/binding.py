@@ -156,8 +156,6 @@ def prepare(given: Tool[..., object] | Function, max_bytes: int) -> Prepared:
         TypeError: a signature or a hint that cannot be a tool's.
         ValueError: a name that providers refuse.
     """
-    if not callable(given):
-        raise TypeError(f"a tool must be a function, not {given!r:.60}")
     found = given if isinstance(given, Tool) else Tool(given, ToolOptions())
     options, function = found.options, found.function
     name = options.name or function.__name__

@@ -6,17 +6,35 @@ nothing else: hints are read and schemas are built when a server takes the tool.
 
 import functools
 import inspect
-from collections.abc import Callable
-from typing import Generic, ParamSpec, TypeVar, overload
+from collections.abc import Callable, Mapping
+from types import NoneType
+from typing import Final, Generic, ParamSpec, TypeVar, get_args, overload
 
-from attrs import field, frozen
-from attrs import validators as check
+from attrs import fields_dict, frozen
 
 from agentloop.core.routing import InDoubt
 from agentloop.tools.signatures import check_signature
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+_POLICIES: Final = get_args(InDoubt)
+_KINDS: Final[Mapping[str, tuple[str, tuple[type, ...]]]] = {
+    "name": ("a text", (str, NoneType)),
+    "description": ("a text", (str, NoneType)),
+    "timeout": ("a number of seconds", (int, float, NoneType)),
+    "repeatable": ("True or False", (bool,)),
+    "in_doubt": ("a word", (str, NoneType)),
+    "inline": ("True or False", (bool,)),
+    "max_bytes": ("a whole number", (int, NoneType)),
+}
+
+
+def _check_kind(name: str, value: object, words: str, kinds: tuple[type, ...]) -> None:
+    is_odd = isinstance(value, bool) and bool not in kinds  # which is an int as well
+    if is_odd or not isinstance(value, kinds):
+        raise TypeError(f"{name} must be {words}, not {value!r:.60}")
 
 
 @frozen(kw_only=True)
@@ -37,15 +55,22 @@ class ToolOptions:
 
     name: str | None = None
     description: str | None = None
-    timeout: float | None = field(default=None, validator=check.optional(check.gt(0.0)))
+    timeout: float | None = None
     repeatable: bool = False
-    in_doubt: InDoubt | None = field(
-        default=None, validator=check.optional(check.in_(("tell", "repeat", "fail")))
-    )
+    in_doubt: InDoubt | None = None
     inline: bool = False
-    max_bytes: int | None = field(default=None, validator=check.optional(check.gt(0)))
+    max_bytes: int | None = None
 
     def __attrs_post_init__(self) -> None:
+        for name, kind in _KINDS.items():
+            _check_kind(name, getattr(self, name), *kind)
+        if self.in_doubt not in {None, *_POLICIES}:
+            known = ", ".join(_POLICIES)
+            raise ValueError(f"in_doubt must be one of {known}, not {self.in_doubt!r}")
+        for name in ("timeout", "max_bytes"):
+            amount = getattr(self, name)
+            if amount is not None and not amount > 0:  # also when it is not a number
+                raise ValueError(f"{name} must be above 0, not {amount!r}")
         if self.inline and self.timeout is not None:
             raise ValueError(
                 f"inline and timeout={self.timeout} exclude each other: "
@@ -112,9 +137,17 @@ def tool(
     the hint `ToolContext` is filled in by us and not shown to the model.
 
     Raises:
-        TypeError: the signature cannot be a tool's; says which parameter and why.
-        ValueError: options that exclude each other.
+        TypeError: the signature cannot be a tool's; says which parameter and why. Or
+            an option that does not exist, or whose value is of another kind.
+        ValueError: a value that an option cannot have, or options that exclude each
+            other.
     """
+    known = fields_dict(ToolOptions)
+    for name in options:
+        if name not in known:
+            raise TypeError(
+                f"@tool has no option named {name!r}; it has {', '.join(known)}"
+            )
     chosen = ToolOptions(**options)  # type: ignore[arg-type] # typed by the overload
     if function is not None:
         return Tool(function, chosen)

@@ -17,7 +17,15 @@ from typing import Final, TypeAlias, get_args
 
 from attrs import frozen
 
-from agentloop.core.content import Content, Document, Image, Json, Opaque, Text
+from agentloop.core.content import (
+    Content,
+    Document,
+    Image,
+    Json,
+    Opaque,
+    Text,
+    ToolResult,
+)
 from agentloop.ports import ToolAnswer, require
 from agentloop.wire import WireError, clean, clean_text, dump, load, to_json
 
@@ -53,7 +61,8 @@ class Renderer:
     def _answer(self, value: object) -> ToolAnswer:
         content: list[Content] = []
         replaced = size = 0
-        for item in self._items(value):
+        whole = value if isinstance(value, ToolAnswer | ToolResult) else None
+        for item in self._items(value if whole is None else whole.content, whole):
             block, changed, length = self._block(item)
             content.append(block)
             replaced += changed
@@ -63,12 +72,20 @@ class Renderer:
             plural = "s" if replaced > 1 else ""
             note = f"({replaced} character{plural} without a place in JSON replaced)"
             content.append(Text(note))
-        return ToolAnswer(tuple(content))
+        is_error = whole is not None and bool(whole.is_error)
+        return ToolAnswer(tuple(content), is_error)
 
-    def _items(self, value: object) -> list[object] | tuple[object, ...]:
-        """The parts of a value: several where it is a list with blocks in it."""
+    def _items(
+        self, value: object, whole: ToolAnswer | ToolResult | None
+    ) -> list[object] | tuple[object, ...]:
+        """The parts of a value: several where it is a list with blocks in it.
+
+        What is the content of a `whole` result is such a list whatever is in it.
+        """
         if not isinstance(value, list | tuple) or len(value) > self.max_bytes:
             return [value]  # a longer list is refused unread
+        if whole is not None:
+            return value or [None]
         return value if any(isinstance(v, _BLOCKS) for v in value) else [value]
 
     def _check(self, size: int) -> None:
