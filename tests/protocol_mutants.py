@@ -20,7 +20,8 @@ from attrs import evolve
 from agentloop.core import machine
 from agentloop.core.phases import CallingTools, Inferring
 from agentloop.core.run import Usage
-from agentloop.runtime import desk, journal, prepare
+from agentloop.ports import Final, StoreUnavailableError
+from agentloop.runtime import desk, prepare
 from agentloop.runtime.desk import Desk
 from agentloop.runtime.journal import Journal
 from agentloop.runtime.options import Options
@@ -354,8 +355,8 @@ def iterations_are_counted_twice(patch: Patch) -> None:
     """Iterations are counted twice."""
     right = machine._begin
 
-    def begin(state: Any) -> Any:
-        after = right(state)
+    def begin(*args: Any) -> Any:
+        after = right(*args)
         return evolve(after, iterations=after.iterations + (after.iterations == 2))
 
     patch.setattr(machine, "_begin", begin)
@@ -507,10 +508,12 @@ def journal_keeps_its_revision(patch: Patch) -> None:
 def journal_does_not_try_again(patch: Patch) -> None:
     """Journal does not try again."""
 
-    def once(self: Any, call: Any) -> Any:
+    def once(self: Any, call: Any, *args: Any, **named: Any) -> Any:
         try:
-            return call()
-        except journal.StoreUnavailableError:
+            return call(*args, **named)
+        except StoreUnavailableError:
+            if isinstance(args[-1], Final):
+                raise  # an end has an answer that nobody could make up
             return False
 
     patch.setattr(Journal, "_stubbornly", once)
@@ -729,11 +732,22 @@ def setup_is_not_stored(patch: Patch) -> None:
     patch.setattr(Journal, "keep_setup_once", lambda self, drive: None)
 
 
+_UNFIT = ("TypeError(", "AttributeError(", "NameError(")
+
+
 def kills(name: str, seed: int) -> str | None:
-    """What a seed says of a mutant; None when it does not notice."""
+    """What a seed says of a mutant; None when it does not notice.
+
+    Raises:
+        AssertionError: the mutant does not fit the code any more, so that it breaks
+            Python's rules instead of the protocol's.
+    """
     with pytest.MonkeyPatch.context() as patch:
         MUTANTS[name](patch)
-        return simulate(seed).violation
+        violation = simulate(seed).violation
+    unfit = [word for word in _UNFIT if word in (violation or "")]
+    assert not unfit, f"{name} does not fit the code any more: {violation}"
+    return violation
 
 
 def first_killer(name: str, seeds: int) -> int | None:
