@@ -40,8 +40,14 @@ class TemporalPlace:
             engine.close()
 
 
-def place(address: str) -> TemporalPlace:
+def place(address: str, **choices: int) -> TemporalPlace:
     """The factory that the kit imports."""
     where, folder = address.split(" ", 1)
     host, _, queue = where.partition("/")
-    return TemporalPlace(TemporalServer(host, task_queue=queue, silence=1.0), folder)
+    server = TemporalServer(host, task_queue=queue, silence=1.0, **choices)
+    return TemporalPlace(server, folder)
+
+
+def brief(address: str) -> TemporalPlace:
+    """A place with four commands in a history."""
+    return place(address, commands=4)

@@ -5,9 +5,11 @@ with the first of them. Nothing here drives a run.
 """
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import timedelta
+from functools import cache
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
@@ -17,6 +19,13 @@ from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.converter import DataConverter, PayloadCodec
 from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.runtime import (
+    LogForwardingConfig,
+    LoggingConfig,
+    Runtime,
+    TelemetryConfig,
+    TelemetryFilter,
+)
 from temporalio.service import RPCError
 
 from agentloop.engines.temporal_texts import Order, TextPayloads, order_text
@@ -44,7 +53,7 @@ class TemporalServer:
         commands: how many commands of a run one history holds.
         codec: turns payloads into something else and back, to encrypt them.
         options: whatever else `temporalio.client.Client.connect` takes: `tls`,
-            `api_key` and so on.
+            `api_key`, `runtime` and so on.
     """
 
     address: str = "127.0.0.1:7233"
@@ -66,6 +75,17 @@ class TemporalServer:
         )
 
 
+@cache
+def _runtime() -> Runtime:
+    """Temporal's core for this process; it logs as Python does, not to stdout."""
+    forwarding = LogForwardingConfig(logger=logging.getLogger("temporalio.core"))
+    levels = TelemetryFilter(core_level="WARN", other_level="ERROR")
+    telemetry = TelemetryConfig(
+        logging=LoggingConfig(filter=levels, forwarding=forwarding)
+    )
+    return Runtime(telemetry=telemetry)
+
+
 async def connect(server: TemporalServer, *, lazy: bool = False) -> Client:
     """A client of a server; a lazy one connects when it is first used.
 
@@ -75,7 +95,9 @@ async def connect(server: TemporalServer, *, lazy: bool = False) -> Client:
     converter = DataConverter(
         payload_converter_class=TextPayloads, payload_codec=server.codec
     )
-    options = {"data_converter": converter, "lazy": lazy, **server.options}
+    ours = {"data_converter": converter, "lazy": lazy}
+    options = {"runtime": None, **server.options, **ours}
+    options["runtime"] = options["runtime"] or _runtime()
     try:
         async with asyncio.timeout(server.timeout):
             client = await Client.connect(
@@ -145,6 +167,7 @@ class Portal:
         with self._lock:
             self._closed = True
             loop, thread = self._loop, self._thread
+            self._loop = self._thread = None
         if loop is not None and thread is not None:
             asyncio.run_coroutine_threadsafe(_last(), loop).result()
             loop.call_soon_threadsafe(loop.stop)

@@ -219,8 +219,12 @@ class TemporalWorker:
         trace: TracebackType | None,
     ) -> None:
         """Let commands under way come to their end, within the time they may take."""
-        self._stop.set()
+        self.stop()
         self._thread.join()
+
+    def stop(self) -> None:
+        """Begin no more commands; returns at once."""
+        self._stop.set()
 
     def _work(self) -> None:
         try:
