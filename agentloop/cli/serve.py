@@ -1,19 +1,20 @@
 """`agentloop serve` and `agentloop worker`: the contract over HTTP, and its hands.
 
-`serve` answers requests and drives runs in one process; with `--workers 0` it only
-answers, and `worker` processes over the same store drive.
+`serve` answers requests and drives runs in one process; with `--concurrency 0` it only
+answers, and `worker` processes over the same store drive. With `--engine` both belong
+to an execution engine: `serve` starts runs there, `worker` is one of its workers.
 """
 
 import os
 import signal
 import threading
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from agentloop.cli import backends, parts
+from agentloop.cli import backends, engines, parts
 from agentloop.core.run import Scope
 from agentloop.http.auth import Authenticate, fixed_tokens
 from agentloop.http.logs import configure_logging, log_run_event
@@ -42,8 +43,11 @@ PrivateMcp = Annotated[
     ),
 ]
 LeaseSeconds = Annotated[
-    float,
-    typer.Option(help="Seconds until a run of a silent process is taken over."),
+    float | None,
+    typer.Option(
+        help="Seconds until a run of a silent process is taken over; "
+        f"{engines.EMBEDDED_LEASE:g}, or {engines.ENGINE_LEASE:g} with an engine."
+    ),
 ]
 JsonLogs = Annotated[bool, typer.Option(help="Write logs as JSON lines.")]
 TOKEN_VARIABLE = "AGENTLOOP_TOKENS"  # noqa: S105 - the name of a variable, no secret
@@ -80,7 +84,11 @@ def serve(
     drain: Annotated[
         float, typer.Option(help="Seconds that stopping may take altogether.")
     ] = 30.0,
-    lease: LeaseSeconds = 30.0,
+    lease: LeaseSeconds = None,
+    engine: engines.EngineName = None,
+    address: engines.Address = None,
+    namespace: engines.Namespace = None,
+    task_queue: engines.TaskQueue = "agentloop",
     allow_private_mcp: PrivateMcp = False,
     json_logs: JsonLogs = True,
 ) -> None:
@@ -95,15 +103,23 @@ def serve(
 
         authenticate = tokens_of(token or [])
         configure_logging(json=json_logs)
+        asked_engine = engines.Asked(
+            name=engine,
+            address=address,
+            namespace=namespace,
+            task_queue=task_queue,
+            store=store,
+        )
         serving = Serving(
             host=host,
             port=port,
-            workers=workers,
+            workers=0 if engine else workers,
             drain_seconds=drain,
             ready=lambda url: typer.echo(f"agentloop serves {url}"),
         )
         with ExitStack() as stack:
             opened = stack.enter_context(parts.open_store(store))
+            driving = stack.enter_context(engines.opened(asked_engine))
             asked = backends.choose(backend, endpoint_url, region, backends_file)
             chosen = stack.enter_context(asked)
             loop = AgentLoop(
@@ -112,8 +128,9 @@ def serve(
                 parts.load_tools(tools or []),
                 backends=chosen.planes,
                 mcp=directory(allow_private_mcp),
+                engine=None if driving is None else driving.engine,
                 observer=log_run_event,
-                lease=lease,
+                lease=engines.lease(lease, driving),
                 visibility=_visibility(visibility),
             )
             try:
@@ -135,7 +152,11 @@ def worker(
     region: Region = None,
     tools: ToolSpecs = None,
     concurrency: Annotated[int, typer.Option(help="Runs driven at once.")] = 16,
-    lease: LeaseSeconds = 30.0,
+    lease: LeaseSeconds = None,
+    engine: engines.EngineName = None,
+    address: engines.Address = None,
+    namespace: engines.Namespace = None,
+    task_queue: engines.TaskQueue = "agentloop",
     allow_private_mcp: PrivateMcp = False,
     json_logs: JsonLogs = True,
 ) -> None:
@@ -143,6 +164,14 @@ def worker(
     with parts.plain_errors(), ExitStack() as stack:
         configure_logging(json=json_logs)
         opened = stack.enter_context(parts.open_store(store))
+        asked_engine = engines.Asked(
+            name=engine,
+            address=address,
+            namespace=namespace,
+            task_queue=task_queue,
+            store=store,
+        )
+        driving = stack.enter_context(engines.opened(asked_engine))
         wanted = backends.choose(backend, endpoint_url, region, backends_file)
         chosen = stack.enter_context(wanted)
         loop = stack.enter_context(
@@ -153,16 +182,22 @@ def worker(
                 backends=chosen.planes,
                 mcp=directory(allow_private_mcp),
                 observer=log_run_event,
-                lease=lease,
+                lease=engines.lease(lease, driving),
             )
         )
         asked = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: asked.set())
-        working: AbstractContextManager[object] = loop.worker(concurrency)
-        with working:
-            typer.echo(f"agentloop drives runs of {store}")
-            asked.wait()
+        working = stack.enter_context(engines.working(loop, driving, concurrency))
+        typer.echo(f"agentloop drives runs of {parts.shown(store)}")
+        _until(asked, working)
+
+
+def _until(asked: threading.Event, working: object) -> None:
+    """Wait for a signal, as long as there is somebody to work."""
+    while not asked.wait(1.0):
+        if isinstance(working, engines.Watched) and not working.alive:
+            parts.stop("the worker has ended; its log says why")
 
 
 def directory(allow_private: bool) -> ServerDirectory | None:

@@ -1,0 +1,142 @@
+"""From `--engine` to an engine: who starts runs there, and who drives them.
+
+One entry of the table below is all that another engine needs. Its constructor gets
+what the flags say and gives a `Driving`, which is closed with the command.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Annotated, Protocol, TypeAlias, runtime_checkable
+
+import typer
+from attrs import frozen
+
+from agentloop.cli import parts
+from agentloop.ports import Engine
+from agentloop.runtime.face import AgentLoop
+
+EMBEDDED_LEASE = 30.0
+ENGINE_LEASE = 5.0
+"""Shorter, because a run of a dead worker goes on when its lease has run out."""
+
+EngineName = Annotated[
+    str | None,
+    typer.Option(help="Runs are driven by an engine: temporal, or dbos."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the engine is: HOST:PORT of Temporal, or the postgresql:// of "
+        "DBOS, which is the store's unless given."
+    ),
+]
+Namespace = Annotated[
+    str | None, typer.Option(help="The namespace in Temporal; the schema of DBOS.")
+]
+TaskQueue = Annotated[
+    str, typer.Option(help="What joins those who start runs and those who drive them.")
+]
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """A worker that knows how it is."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether all of it is there and at work."""
+        ...
+
+
+@frozen
+class Driving:
+    """An engine, and how a loop works for it with so much at once."""
+
+    engine: Engine
+    work: Callable[[AgentLoop, int], AbstractContextManager[object]]
+
+
+@frozen(kw_only=True)
+class Asked:
+    """What the flags say of an engine."""
+
+    name: str | None
+    address: str | None
+    namespace: str | None
+    task_queue: str
+    store: str
+
+
+Making: TypeAlias = Callable[[Asked], AbstractContextManager[Driving]]
+
+
+@contextmanager
+def opened(asked: Asked) -> Iterator[Driving | None]:
+    """The engine that the flags name, closed at the end; None without one."""
+    if asked.name is None:
+        if asked.address or asked.namespace:
+            parts.stop("--address and --namespace are of an engine; name it: --engine")
+        yield None
+        return
+    if asked.name not in _ENGINES:
+        known = ", ".join(_ENGINES)
+        parts.stop(f"--engine {asked.name!r} is unknown; use one of {known}")
+    if asked.store in {"memory", "memory:"}:
+        parts.stop("--engine needs a --store that other processes see as well")
+    with _ENGINES[asked.name](asked) as driving:
+        yield driving
+
+
+def lease(given: float | None, driving: Driving | None) -> float:
+    """The lease that was asked for, or what is right with and without an engine."""
+    if given is not None:
+        return given
+    return EMBEDDED_LEASE if driving is None else ENGINE_LEASE
+
+
+def working(
+    loop: AgentLoop, driving: Driving | None, n: int
+) -> AbstractContextManager[object]:
+    """A worker of the engine, or of the loop itself without one."""
+    return loop.worker(n) if driving is None else driving.work(loop, n)
+
+
+@contextmanager
+def _temporal(asked: Asked) -> Iterator[Driving]:
+    from agentloop.engines.temporal import (
+        TemporalEngine,
+        TemporalServer,
+        TemporalWorker,
+    )
+
+    server = TemporalServer(
+        asked.address or "127.0.0.1:7233",
+        namespace=asked.namespace or "default",
+        task_queue=asked.task_queue,
+    )
+
+    def work(loop: AgentLoop, n: int) -> TemporalWorker:
+        return TemporalWorker(loop, server, concurrency=n)
+
+    with TemporalEngine(server) as engine:
+        yield Driving(engine, work)
+
+
+@contextmanager
+def _dbos(asked: Asked) -> Iterator[Driving]:
+    from agentloop.engines.dbos import DbosDatabase, DbosEngine, DbosWorker
+
+    url = (asked.address or asked.store).replace("postgres://", "postgresql://", 1)
+    if not url.startswith("postgresql://"):
+        parts.stop("--engine dbos needs --address postgresql://..., or such a --store")
+    schema = asked.namespace or "dbos"
+    database = DbosDatabase(url, schema=schema, name=asked.task_queue)
+
+    def work(loop: AgentLoop, n: int) -> DbosWorker:
+        return DbosWorker(loop, database, runs=n)
+
+    with DbosEngine(database) as engine:
+        yield Driving(engine, work)
+
+
+_ENGINES: Mapping[str, Making] = {"temporal": _temporal, "dbos": _dbos}

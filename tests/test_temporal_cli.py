@@ -1,0 +1,144 @@
+"""`agentloop serve` and `agentloop worker` with `--engine`, as processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.temporal_server import running
+
+COMMAND = [sys.executable, "-m", "agentloop"]
+HEADERS = {"Authorization": "Bearer secret"}
+TOOLS = '''
+"""A tool that notes what it did."""
+
+
+def work(n: int = 0) -> str:
+    """Work."""
+    with open("ledger", "a") as ledger:
+        ledger.write(f"{n}\\n")
+    return "worked"
+
+
+tools = [work]
+'''
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a tool, and a script of three calls and an answer."""
+    (tmp_path / "own_tools.py").write_text(TOOLS)
+    turns = [{"calls": [{"name": "own-work", "arguments": {"n": n}}]} for n in range(3)]
+    script = [*turns, {"says": "done"}]
+    (tmp_path / "script.json").write_text(json.dumps(script))
+    return tmp_path
+
+
+@contextmanager
+def process(folder: Path, *arguments: str) -> Iterator[tuple[Any, str]]:
+    """A command that runs until the block ends, and the line that says it is up."""
+    with subprocess.Popen(
+        [*COMMAND, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        try:
+            assert running.stdout is not None
+            yield running, running.stdout.readline()
+        finally:
+            running.kill()
+
+
+def flags(queue: str) -> list[str]:
+    """What serve and worker have in common."""
+    model = ["--backend", "script:script.json", "--tools", "own=own_tools:tools"]
+    engine = ["--engine", "temporal", "--address", running().address]
+    return ["--store", "agents.db", *model, *engine, "--task-queue", queue]
+
+
+def start(client: httpx.Client) -> str:
+    """A run of a conversation of its own."""
+    made = client.post("/agents/conversations", json={"defaults": {"model": "m"}})
+    body = {
+        "client_op_id": str(uuid.uuid4()),
+        "expected_version": 0,
+        "payload": {"kind": "user_message", "text": "go"},
+    }
+    run = client.post(f"/agents/conversations/{made.json()['id']}/runs", json=body)
+    assert run.status_code == 202, run.text
+    return str(run.json()["id"])
+
+
+def ended(client: httpx.Client, run: str) -> dict[str, Any]:
+    """A run once it has ended."""
+    deadline = time.monotonic() + 60
+    while not (found := client.get(f"/agents/runs/{run}").json())["completed_at"]:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.05)
+    return dict(found)
+
+
+def test_serve_starts_what_a_worker_drives(folder: Path) -> None:
+    """The server drives nothing itself; a worker does, and both stop when told to."""
+    queue = str(uuid.uuid4())
+    served = ("serve", *flags(queue), "--port", "0", "--token", "secret=1:407")
+    with process(folder, *served) as (server, line):
+        client = httpx.Client(
+            base_url=line.split()[-1], headers=HEADERS, trust_env=False
+        )
+        with client:
+            run = start(client)
+            found = client.get(f"/agents/runs/{run}").json()
+            assert found["status"] == "pending"
+            with process(folder, "worker", *flags(queue)) as (worker, up):
+                assert up == "agentloop drives runs of agents.db\n"
+                found = ended(client, run)
+                assert (found["status"], found["final_text"]) == ("completed", "done")
+                worker.send_signal(signal.SIGTERM)
+                assert worker.wait(30) == 0
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(30) == 0
+    assert (folder / "ledger").read_text().split() == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--engine", "cron"], "--engine 'cron' is unknown; use one of temporal"),
+        (["--address", "x:1"], "name it: --engine"),
+        (["--engine", "temporal", "--store", "memory:"], "--engine needs a --store"),
+        (["--engine", "dbos"], "--engine dbos needs --address postgresql://"),
+        (
+            ["--engine", "temporal", "--address", "127.0.0.1:1"],
+            "Temporal at 127.0.0.1:1, namespace 'default'",
+        ),
+    ],
+)
+def test_what_cannot_be_is_told_in_one_line(
+    folder: Path, arguments: list[str], told: str
+) -> None:
+    """Exit code 2, and no stack trace."""
+    model = ["--backend", "script:script.json"]
+    done = subprocess.run(
+        [*COMMAND, "worker", "--store", "agents.db", *model, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
