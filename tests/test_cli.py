@@ -1,7 +1,10 @@
 """The command line as a user meets it: output, exit codes, one-line errors."""
 
 import json
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ from typer.testing import CliRunner
 
 from agentloop.cli.app import app
 from agentloop.core.catalog import CATALOG
+from agentloop.stores.sqlite import SQLiteStore
 from agentloop.testing.fake_bedrock import FakeBedrock, calls, says
 from agentloop.testing.fake_snowflake import FakeSnowflake, forbids, over_budget
 from agentloop.testing.fake_snowflake import fails as cortex_fails
@@ -174,19 +178,33 @@ MISTAKES = {
         ["run", "CONFIG", "Hi", "--tools", "x", "--store", "memory:"],
         "--tools 'x' is not of the form",
     ),
-    "no such error": (["errors", "Nope"], "no error is called 'Nope'"),
+    "no such error": (["errors", "Nope"], "no error is called 'Nope'; try: "),
+    "almost an error": (["errors", "jobfaild"], "did you mean inference-job-failed?"),
+    "a typo": (["show", "x", "--store", "typo.db"], "there is no such file"),
+    "a typed URL": (
+        ["messages", "x", "--store", "sqlite:///typo.db"],
+        "--store 'typo.db': there is no such file; `agentloop run` makes one",
+    ),
+    "an empty store": (["show", "x", "--store", ""], "--store '' names no file"),
+    "a folder": (["show", "x", "--store", "/"], "--store '/' names no file"),
+    "a secret": (["show", "x", "--store", "pg://me:pw@h/db"], "--store 'pg://h/db'"),
     "doctor": (["doctor", "--backend", "x"], "nothing to examine"),
 }
 
 
 @pytest.mark.parametrize("case", MISTAKES)
-def test_mistakes_are_one_line_and_exit_code_two(desk: Desk, case: str) -> None:
-    """The line names the offending value; there is no traceback."""
+def test_mistakes_are_one_line_and_exit_code_two(
+    desk: Desk, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line names the offending value; no traceback, no secret, no new file."""
+    monkeypatch.chdir(desk.folder)
     arguments, words = MISTAKES[case]
     done = desk.agentloop(*[desk.config if a == "CONFIG" else a for a in arguments])
     assert done.exit_code == 2, done.output
     assert words in done.output
     assert "Traceback" not in done.output
+    assert "pw" not in done.output
+    assert not list(desk.folder.glob("typo*"))
 
 
 def test_a_bad_script_names_its_place(desk: Desk) -> None:
@@ -201,8 +219,40 @@ def test_errors_prints_the_whole_catalog(desk: Desk) -> None:
     listed = desk.agentloop("errors")
     for row in CATALOG:
         assert row.slug in listed.output
-    one = desk.agentloop("errors", "AgentLoopCancelled")
-    assert "the run was cancelled" in one.output
+    for name in ("AgentLoopCancelled", "agentloopcancelled", "CANCELLED"):
+        assert "the run was cancelled" in desk.agentloop("errors", name).output
+
+
+def test_the_version_is_told(desk: Desk) -> None:
+    """That of the installed package, and nothing else."""
+    told = desk.agentloop("--version")
+    assert (told.exit_code, told.output) == (0, f"agentloop {version('agentloop')}\n")
+
+
+@pytest.mark.parametrize("content", ["no database at all" * 100, "newer"])
+def test_a_file_that_is_no_store_is_told(desk: Desk, content: str) -> None:
+    """Whatever is in it stays as it is."""
+    file = desk.folder / "odd.db"
+    if content == "newer":
+        with SQLiteStore(file):
+            pass
+        with closing(sqlite3.connect(file)) as db:
+            db.execute("UPDATE schema_version SET version = 99")
+            db.commit()
+    else:
+        file.write_text(content)
+    done = desk.agentloop("show", "x", "--store", str(file))
+    assert done.exit_code == 2, done.output
+    assert "Traceback" not in done.output
+    assert "odd.db" in done.output
+
+
+def test_doctor_makes_no_store(desk: Desk) -> None:
+    """A file that is not there yet is a note, and is not there afterwards either."""
+    file = desk.folder / "fresh.db"
+    done = desk.agentloop("doctor", "--region", "x", "--store", str(file))
+    assert "no such file yet" in done.output
+    assert not file.exists()
 
 
 def test_doctor_says_what_is_missing(desk: Desk) -> None:

@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from agentloop import AgentLoop, AsyncAgentLoop, RequestError
+from agentloop.backends.bedrock import BedrockBackend
+from agentloop.backends.cortex import CortexBackend
 from agentloop.stores.memory import MemoryStore
+from agentloop.stores.postgres import PostgresStore
 from agentloop.stores.sqlite import SQLiteStore
 from agentloop.testing.scripted import ScriptedBackend, says
 from tests.faces import DEFAULTS, FACES, SCOPE, Rooms, both_faces
@@ -266,3 +269,30 @@ def test_a_sqlite_store_is_made_of_a_path(
     with pytest.raises(ValueError, match=words):
         SQLiteStore(value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_made_prints_as_what_it_is(tmp_path: Path) -> None:
+    """In a debugger or a log, each thing says what it is and shows no secret."""
+    secret = "canary"
+    store = PostgresStore(f"postgresql://me:{secret}@h/db")
+    bedrock = BedrockBackend(region="eu-west-1")
+    cortex = CortexBackend(auth=lambda: ("https://x", {"Authorization": secret}))
+    with SQLiteStore(tmp_path / "a.db") as file:
+        loop = AgentLoop(backend(), file, {"m": [plain]})
+        shown = [repr(o) for o in (loop, file, store, bedrock, cortex, MemoryStore())]
+        with loop.worker(2) as worker:
+            shown.append(repr(worker))
+        loop.close()
+        shown += [repr(loop), repr(AsyncAgentLoop(backend(), store)), repr(backend())]
+    assert shown == [
+        "<AgentLoop over SQLiteStore, tools: m, open>",
+        f"<SQLiteStore {str(tmp_path / 'a.db')!r}>",
+        "<PostgresStore in schema 'agentloop'>",
+        "<BedrockBackend over eu-west-1>",
+        "<CortexBackend over rest>",
+        "<MemoryStore of 0 conversations and 0 runs>",
+        "<Worker of 2 threads, at work>",
+        "<AgentLoop over SQLiteStore, tools: m, closed>",
+        "<AsyncAgentLoop over PostgresStore, tools: none, open>",
+        "<ScriptedBackend, 0 asked for, 1 left>",
+    ]

@@ -106,13 +106,17 @@ def _versions() -> Iterator[Finding]:
 
 
 def _store(url: str) -> Iterator[Finding]:
+    told = parts.shown(url)
+    if parts.is_missing(url):
+        yield "note", f"store {told}: no such file yet; the first run makes it"
+        return
     try:
         with parts.open_store(url) as store:
             store.ping()
     except StoreUnavailableError as error:
-        yield "wrong", f"store {url}: {error}"
+        yield "wrong", f"store {told}: {error}"
     else:
-        yield "ok", f"store {url} answers"
+        yield "ok", f"store {told} answers"
 
 
 def _bedrock(region: str | None, endpoint_url: str | None) -> Iterator[Finding]:

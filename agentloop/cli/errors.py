@@ -1,29 +1,41 @@
 """`agentloop errors`: the catalog, printed from the table the library uses."""
 
+from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from agentloop.cli import parts
 from agentloop.core.catalog import BY_SLUG, BY_TYPE, CATALOG, DOCS_BASE, Incident
 
 
 def errors(
     name: Annotated[
-        str | None, typer.Argument(help="One error, by its type or slug.")
+        str | None,
+        typer.Argument(help="One error, by its type or slug; case does not matter."),
     ] = None,
 ) -> None:
     """Explain the ways a request is refused and a run fails."""
     if name is None:
         Console(width=120).print(_table())
         return
-    row = BY_TYPE.get(name) or BY_SLUG.get(name)
+    rows = {key.lower(): row for key, row in {**BY_TYPE, **BY_SLUG}.items()}
+    row = rows.get(name.strip().lower())
     if row is None:
-        typer.echo(f"agentloop: no error is called {name!r}; try: agentloop errors")
-        raise typer.Exit(2)
+        parts.stop(f"no error is called {name!r}; {_way_out(name, rows)}")
     for line in _explained(row):
         typer.echo(line)
+
+
+def _way_out(name: str, rows: Mapping[str, Incident]) -> str:
+    near = get_close_matches(name.lower(), rows, 3, 0.5)
+    slugs = dict.fromkeys(rows[one].slug for one in near)
+    if not slugs:
+        return "try: agentloop errors"
+    return f"did you mean {' or '.join(slugs)}?"
 
 
 def _table() -> Table:

@@ -6,6 +6,7 @@ value and the way out, and exit code 2.
 
 import importlib
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,8 +42,11 @@ def plain_errors() -> Iterator[None]:
 
 
 @contextmanager
-def open_store(url: str) -> Iterator[Store]:
-    """The store a `--store` value names, closed at the end."""
+def open_store(url: str, *, must_exist: bool = False) -> Iterator[Store]:
+    """The store a `--store` value names, closed at the end.
+
+    A file is made when it is missing, but not by who only reads (`must_exist`).
+    """
     if url in {"memory", "memory:"}:
         from agentloop.stores.memory import MemoryStore
 
@@ -55,20 +59,43 @@ def open_store(url: str) -> Iterator[Store]:
         with PostgresStore(url) as postgres:
             yield postgres
         return
-    from agentloop.stores.sqlite import SQLiteStore
-
     if mark and scheme != "sqlite":
         stop(
-            f"--store {url!r} has an unknown scheme; use a file, sqlite:///FILE or postgresql://"
+            f"--store {shown(url)!r} has an unknown scheme; "
+            "use a file, sqlite:///FILE or postgresql://"
         )
-    path = (rest.removeprefix("/") or ":") if mark else url
-    if not Path(path).expanduser().resolve().parent.is_dir():
-        stop(f"--store {url!r}: there is no folder {Path(path).parent}")
-    store = SQLiteStore(str(Path(path).expanduser()))
+    with _sqlite(rest.removeprefix("/") if mark else url, must_exist) as file:
+        yield file
+
+
+@contextmanager
+def _sqlite(name: str, must_exist: bool) -> Iterator[Store]:
+    """The store in a file."""
+    from agentloop.stores.sqlite import SQLiteStore
+    from agentloop.stores.versions import SchemaVersionError
+
+    path = Path(name).expanduser()
+    if not name or path.is_dir():
+        stop(f"--store {name!r} names no file; give one such as agentloop.db")
+    if not path.resolve().parent.is_dir():
+        stop(f"--store {name!r}: there is no folder {path.parent}")
+    if must_exist and not path.exists():
+        stop(f"--store {name!r}: there is no such file; `agentloop run` makes one")
     try:
         yield store
-    finally:
-        store.close()
+
+
+def is_missing(url: str) -> bool:
+    """Whether a `--store` value names a file that is not there."""
+    scheme, mark, rest = url.partition("://")
+    if url in {"", "memory", "memory:"} or (mark and scheme != "sqlite"):
+        return False
+    return not Path(rest.removeprefix("/") if mark else url).expanduser().exists()
+
+
+def shown(url: str) -> str:
+    """A store's value as it may be printed: without the password in a URL."""
+    return re.sub(r"(?<=://)[^/@]*@", "", url).partition("?")[0]
 
 
 def read_json(file: str) -> Any:
@@ -77,6 +104,10 @@ def read_json(file: str) -> Any:
         data = Path(file).expanduser().read_bytes()
     except OSError as error:
         stop(f"cannot read {file}: {error.strerror}")
+        store = SQLiteStore(path)
+    except (ValueError, SchemaVersionError) as error:
+        stop(f"--store {name!r}: {error}")
+    with store:
     try:
         return parse(data, Limits())[0]
     except WireError as error:

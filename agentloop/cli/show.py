@@ -22,7 +22,7 @@ StoreUrl = Annotated[str, typer.Option(help=parts.STORE_HELP)]
 @contextmanager
 def _reader(store: str) -> Iterator[AgentLoop]:
     """A loop to read with: its model is an empty script that refuses to speak."""
-    with parts.open_store(store) as opened:
+    with parts.open_store(store, must_exist=True) as opened:
         yield AgentLoop(ScriptedBackend(), opened)
 
 

@@ -44,6 +44,7 @@ from agentloop.runtime.assembly import (
     engine_of,
     hub_of,
     ids_of,
+    in_words,
     options_of,
     store_of,
     tool_servers,
@@ -339,6 +340,10 @@ class AsyncAgentLoop:
         trace: TracebackType | None,
     ) -> None:
         await self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open"
+        return in_words("AsyncAgentLoop", self._service.resources, state)
 
     # ------------------------------------------------------------ inside
 

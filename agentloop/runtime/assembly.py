@@ -22,6 +22,7 @@ from agentloop.ports import (
 from agentloop.runtime import checks
 from agentloop.runtime.hub import Hub
 from agentloop.runtime.options import Options
+from agentloop.runtime.prepare import Resources
 from agentloop.runtime.system import RandomIds, SystemClock
 
 Tools: TypeAlias = Mapping[str, ToolServer | Iterable[Callable[..., Any]]]
@@ -107,6 +108,14 @@ def engine_of(engine: Engine | None) -> Engine | None:
     if engine is not None:
         checks.check_calls("engine=", engine, "start", "cancel")
     return engine
+
+
+def in_words(face: str, parts: Resources, state: str) -> str:
+    """What a face prints as: parts by their kind, whose own text may tell more."""
+    tools = ", ".join(parts.servers) or "none"
+    store = type(parts.store).__name__
+    driver = f", driven by {parts.driver}" if parts.engine is not None else ""
+    return f"<{face} over {store}, tools: {tools}{driver}, {state}>"
 
 
 def memory_store() -> Store:

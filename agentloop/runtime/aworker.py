@@ -28,6 +28,10 @@ class AsyncWorker:
         self._driving: set[AsyncMailbox] = set()
         self._failing: set[asyncio.Task[None] | None] = set()
 
+    def __repr__(self) -> str:
+        state = "stopping" if self._stopping else "at work"
+        return f"<AsyncWorker of {self._n} tasks, {state}>"
+
     def start(self) -> None:
         """Start the tasks on the running event loop."""
         self._tasks = [asyncio.create_task(self._work()) for _ in range(self._n)]

@@ -46,6 +46,7 @@ from agentloop.runtime.assembly import (
     engine_of,
     hub_of,
     ids_of,
+    in_words,
     options_of,
     store_of,
     tool_servers,
@@ -468,6 +469,10 @@ class AgentLoop:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open"
+        return in_words("AgentLoop", self._service.resources, state)
 
     # ------------------------------------------------------------ inside
 

@@ -43,6 +43,10 @@ class Worker:
             for i in range(n)
         ]
 
+    def __repr__(self) -> str:
+        state = "stopping" if self._stopping else "at work"
+        return f"<Worker of {len(self._threads)} threads, {state}>"
+
     def __enter__(self) -> "Worker":
         for thread in self._threads:
             thread.start()

@@ -54,6 +54,10 @@ class MemoryStore:
         self._open: dict[str, dict[str, Run]] = {}  # by driver: not yet ended
         self._jobs: dict[str, tuple[JobRow, Run]] = {}
 
+    def __repr__(self) -> str:
+        held = len(self._conversations), len(self._runs)
+        return "<MemoryStore of {} conversations and {} runs>".format(*held)
+
     # ------------------------------------------------------------ conversations
 
     def create_conversation(self, new: NewConversationRow) -> ConversationRow:

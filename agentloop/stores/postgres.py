@@ -91,6 +91,7 @@ class PostgresStore:
         max_size: int = 10,
     ) -> None:
         self._transactions = Transactions(pool, schema, clock, max_size)
+        self._schema = schema
         self._checked = False
         self._closer = weakref.finalize(self, self._transactions.close)
 
@@ -110,6 +111,9 @@ class PostgresStore:
     def close(self) -> None:
         """End the store; a host's pool is not closed."""
         self._closer()
+
+    def __repr__(self) -> str:
+        return f"<PostgresStore in schema {self._schema!r}>"  # no address, no secret
 
     def __enter__(self) -> "PostgresStore":
         return self

@@ -74,6 +74,7 @@ class SQLiteStore:
     ) -> None:
         self._clock = clock or MachineClock()
         name, opener = _opener(path)
+        self._name = name
         self._pool = Pool(Source(name, opener, synchronous, busy_timeout))
         self._pool.prepare(migrate)
         self._closer = weakref.finalize(self, self._pool.close)
@@ -81,6 +82,9 @@ class SQLiteStore:
     def close(self) -> None:
         """Close all connections; every later call raises `StoreUnavailableError`."""
         self._pool.close()
+
+    def __repr__(self) -> str:
+        return f"<SQLiteStore {self._name!r}>"
 
     def __enter__(self) -> "SQLiteStore":
         return self

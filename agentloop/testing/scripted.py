@@ -186,6 +186,10 @@ class ScriptedBackend:
         self._lock = threading.Lock()
         self._surplus: list[Seen] = []
 
+    def __repr__(self) -> str:
+        more = "forever" if self._forever is not None else f"{len(self._script)} left"
+        return f"<ScriptedBackend, {len(self.seen)} asked for, {more}>"
+
     def add(self, *script: Scripted) -> None:
         """Add replies to the end of the script."""
         with self._lock:

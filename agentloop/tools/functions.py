@@ -85,6 +85,9 @@ class FunctionTools:
         weakref.finalize(self, self._workers.close).atexit = False
         self._tasks: set[asyncio.Task[ToolAnswer]] = set()
 
+    def __repr__(self) -> str:
+        return f"<FunctionTools {', '.join(self._tools) or 'of nothing'}>"
+
     def declared(self) -> tuple[Offer, ...]:
         """The tools, known without asking anyone."""
         return self._offers

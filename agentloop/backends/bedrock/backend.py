@@ -81,6 +81,11 @@ class BedrockBackend:
         self._door: Door | None = None
         self._lock = threading.Lock()
 
+    def __repr__(self) -> str:
+        region = self._settings.region
+        where = "the host's client" if self._client is not None else region or "AWS"
+        return f"<BedrockBackend over {where}>"
+
     @property
     def name(self) -> str:
         """How job records call this backend."""

@@ -81,6 +81,9 @@ class CortexBackend:
         account = HostAuth(auth) if auth is not None else ConnectionAuth(connection)
         self._doors = Doors(account, Http(pool, max_in_flight))
 
+    def __repr__(self) -> str:
+        return f"<CortexBackend over {self._transport}>"
+
     @property
     def name(self) -> str:
         """How job records call this backend."""
