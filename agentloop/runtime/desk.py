@@ -12,6 +12,7 @@ from attrs import evolve
 
 from agentloop.core.machine import next_command, step
 from agentloop.core.phases import (
+    Call,
     CallTools,
     CancelRequested,
     Command,
@@ -49,13 +50,11 @@ def effects_of(command: Command) -> tuple[Effect, ...]:
 
 def effect_id(effect: Effect) -> EffectId:
     """What tells one attempt of one effect from every other in a run."""
-    match effect:
-        case Infer(iteration, attempt):
-            return f"infer {iteration}", attempt
-        case Discover(_, attempt):
-            return "discover", attempt
-        case _:
-            return effect.key, effect.attempt
+    if isinstance(effect, Call):
+        return effect.key, effect.attempt
+    if isinstance(effect, Infer):
+        return f"infer {effect.iteration}", effect.attempt
+    return "discover", effect.attempt
 
 
 class Desk:
@@ -106,6 +105,7 @@ class Desk:
             self._waiting[id_] = (due, effect)
             if (told := of_effect(self.journal.run_id, effect)) is not None:
                 self._told.append(told)
+
     def hold(self) -> None:
         """Begin nothing more; what is under way is still waited for."""
         self._waiting.clear()
@@ -113,7 +113,6 @@ class Desk:
     def put_back(self, effect: Effect) -> None:
         """Take an effect as not begun."""
         self.flying.pop(effect_id(effect), None)
-
 
     def hurry(self) -> None:
         """Let what is scheduled be due now; its time was waited for elsewhere."""
@@ -177,7 +176,7 @@ class Desk:
     def take(self, happened: Iterable[Happened]) -> None:
         """Step through what happened, in the order it happened."""
         items = tuple(happened)
-        stopping = any(isinstance(item, CancelRequested) for item in items)
+        stopping = CancelRequested in map(type, items)
         for item in items:
             if isinstance(item, Performed):
                 self._take_performed(item, stopping=stopping)
@@ -213,11 +212,10 @@ class Desk:
 
     def _in_time(self, event: Event) -> Event:
         """A call that was cut short by the run's own deadline is not at fault."""
+        if not isinstance(event, ToolFailed | DiscoveryFailed):
+            return event
         left = self.performer.time_left()
-        late = left is not None and left <= 0
-        if late and isinstance(event, ToolFailed | DiscoveryFailed):
-            return DeadlinePassed()
-        return event
+        return DeadlinePassed() if left is not None and left <= 0 else event
 
     def _give_up(self, why: CancelRequested | DeadlinePassed) -> None:
         """End the run; an inference under way is recorded as given up."""

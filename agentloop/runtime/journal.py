@@ -182,7 +182,8 @@ class Journal:
     def _committed(self, change: Checkpoint) -> None:
         self._messages += len(change.messages)
         self._iterations = change.iterations
-        self._results.update([key for key, _ in change.results])
+        if change.results:
+            self._results.update([key for key, _ in change.results])
         self._last_event += len(change.events)
         self._attempts.clear()
         self._setup = None
@@ -274,7 +275,7 @@ def _finish_of(state: LoopState) -> Finish:
 
 def _event_row(number: int, told: Told) -> EventRow:
     kind, data = told
-    return EventRow(number, dump({"kind": kind, "data": data}))
+    return EventRow(number, f'{{"kind":"{kind}","data":{dump(data)}}}')
 
 
 def _status(outcome: Outcome) -> Status:

@@ -35,6 +35,8 @@ def of_event(before: LoopState, event: Event, after: LoopState) -> list[Told]:
     if after is before:
         return []
     match event:
+        case ToolReturned(key, _, is_error):
+            return [("tool_finished", {**_call(before, key), "is_error": is_error})]
         case Discovered(routing):
             return [("tools_discovered", {"tools": len(routing.routes)})]
         case ModelFailed(attempt=attempt, failure=failure):
@@ -43,8 +45,6 @@ def of_event(before: LoopState, event: Event, after: LoopState) -> list[Told]:
             if isinstance(after.phase, Inferring):
                 told.append(("retry_wait", {**place, "delay": after.phase.delay}))
             return told
-        case ToolReturned(key, _, is_error):
-            return [("tool_finished", {**_call(before, key), "is_error": is_error})]
         case ToolFailed(key, attempt, failure):
             place = {**_call(before, key), "attempt": attempt, **_why(failure)}
             if (again := _open_call(after, key)) is not None:
@@ -94,7 +94,10 @@ def _call(state: LoopState, key: str) -> dict[str, Any]:
 def _find(state: LoopState, key: str) -> Call | None:
     if not isinstance(state.phase, CallingTools):
         return None
-    return next((call for call in state.phase.calls if call.key == key), None)
+    for call in state.phase.calls:
+        if call.key == key:
+            return call
+    return None
 
 
 def _open_call(state: LoopState, key: str) -> Call | None:

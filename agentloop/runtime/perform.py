@@ -37,7 +37,9 @@ from agentloop.ports import (
     DeltaSink,
     Inference,
     JobContext,
+    LeaseLostError,
     Session,
+    StoreUnavailableError,
     ToolAnswer,
     ToolCall,
     ToolServer,
@@ -56,6 +58,7 @@ from agentloop.wire import (
     dump,
     instant,
     to_json,
+    usage_json,
 )
 from agentloop.wire.checkpoint import versioned
 
@@ -199,7 +202,7 @@ class Performer:
             "provider_request_id": report.provider_request_id,
             "code": failure.code if failure else None,
             "message": failure.message if failure else None,
-            "usage": None if event.usage is None else to_json(event.usage),
+            "usage": None if event.usage is None else usage_json(event.usage),
             "started_at": began,
             "completed_at": self.now(),
             "request_sha256": report.request_sha256,
@@ -296,6 +299,8 @@ def _infer(performer: Performer, command: Infer, began: str) -> Performed:
     try:
         found = session.infer(command, job, on_delta)
         return performer.inferred(command, found, began)
+    except (LeaseLostError, StoreUnavailableError):
+        raise  # the store kept nothing of what was to be remembered: the drive ends
     except Exception as error:
         return performer.crashed(command, error, began)
 

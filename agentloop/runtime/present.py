@@ -45,6 +45,9 @@ T = TypeVar("T")
 EXPIRED = "expired"
 """The outcome of a request that was answered with a demand for credentials."""
 _ATTEMPT_FIELDS = frozenset(fields_dict(Attempt))
+_REMEMBERED = 256
+"""How many texts keep what they decode to: a run is read several times, and many
+runs share a config. What is decoded is never changed, so it can be shared."""
 _NAMESPACE = bytes.fromhex("6f0c6a0e5d0f5b529d0b2f6f0b1c9a31")
 _VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
 """The digit with the two bits that every uuid has, by what it was before."""
@@ -103,9 +106,12 @@ def conversation_body(new: NewConversation) -> str:
 
 def body_of(row: ConversationRow) -> NewConversation:
     """The name, system prompt and defaults of a stored conversation."""
-    body: NewConversation = _stored(
-        "conversation", lambda: load(unversioned(row.body), NewConversation)
-    )
+    return _stored("conversation", _body_from, row.body)
+
+
+@lru_cache(_REMEMBERED)
+def _body_from(text: str) -> NewConversation:
+    body: NewConversation = load(unversioned(text), NewConversation)
     return body
 
 
@@ -143,7 +149,12 @@ def message(row: MessageRow) -> StoredMessage:
 
 def config_of(row: RunRow) -> Config:
     """The effective config of a stored run."""
-    config: Config = load(undump(row.config), Config)
+    return _config_from(row.config)
+
+
+@lru_cache(_REMEMBERED)
+def _config_from(text: str) -> Config:
+    config: Config = load(undump(text), Config)
     return config
 
 

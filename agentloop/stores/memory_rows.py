@@ -63,13 +63,24 @@ class Run:
         )
 
     def row(self) -> RunRow:
-        """The row as it is now."""
-        return evolve(
-            self.inserted,
+        """The row as it is now; asked for so often that `evolve` would tell."""
+        new = self.inserted
+        return RunRow(
+            id=new.id,
+            conversation_id=new.conversation_id,
+            company_id=new.company_id,
+            user_id=new.user_id,
+            client_op_id=new.client_op_id,
+            driver=new.driver,
             status=self.status,
+            base_version=new.base_version,
+            config=new.config,
+            payload=new.payload,
+            tool_choice=new.tool_choice,
             iterations=self.iterations,
             result=self.result,
             cancel_requested=self.cancel_requested,
+            started_at=new.started_at,
             completed_at=self.completed_at,
         )
 
@@ -99,7 +110,8 @@ class Run:
         if change.messages:
             self.messages.extend([(body, now) for body in change.messages])
             self.results.clear()
-        self.results.update(change.results)
+        if change.results:
+            self.results.update(change.results)
         for job in change.jobs:
             self.jobs[job.iteration] = job
         for attempt in change.attempts:

@@ -13,6 +13,7 @@ from agentloop.wire.converter import (
     load,
     message_from,
     to_json,
+    usage_json,
 )
 from agentloop.wire.instants import instant
 from agentloop.wire.lines import message_text
@@ -46,4 +47,5 @@ __all__ = [
     "parse",
     "to_json",
     "undump",
+    "usage_json",
 ]

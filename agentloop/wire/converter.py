@@ -567,17 +567,21 @@ def _only(value: dict[str, Any], names: set[str]) -> None:
 
 
 CONVERTER: Final = _make_converter()
-CONVERTER.register_unstructure_hook(
-    Usage,
-    lambda usage: {
+
+
+def usage_json(usage: Usage) -> dict[str, int]:
+    """The JSON form of a usage; the total is told, too (contract section 7)."""
+    return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.total_tokens,
         "cache_read_tokens": usage.cache_read_tokens,
         "cache_write_tokens": usage.cache_write_tokens,
         "attempts_without_usage": usage.attempts_without_usage,
-    },
-)
+    }
+
+
+CONVERTER.register_unstructure_hook(Usage, usage_json)
 _USAGE_IN = CONVERTER.get_structure_hook(Usage)
 CONVERTER.register_structure_hook(
     Usage,

@@ -105,13 +105,16 @@ def usage_of(reply: Any) -> Usage | None:
 def reply_text(reply: Mapping[str, Any]) -> str:
     """A reply as JSON text, blobs as base64, without the transport's headers."""
     document = {k: v for k, v in reply.items() if k != "ResponseMetadata"}
-    return json.dumps(document, default=_blob, separators=(",", ":"))
+    return _ENCODER.encode(document)
 
 
 def _blob(value: Any) -> str:
     if isinstance(value, bytes | bytearray):
         return b64encode(value).decode("ascii")
     return str(value)
+
+
+_ENCODER: Final = json.JSONEncoder(default=_blob, separators=(",", ":"))
 
 
 def _malformed(problem: str) -> Failure:
@@ -154,8 +157,10 @@ class _Decoder:
         return text
 
     def json(self, raw: Any) -> Any:
-        plain = json.loads(json.dumps(raw, default=_blob))
-        value, changed = clean(plain)
+        try:
+            value, changed = clean(raw)
+        except WireError:  # something that is no JSON, but can be told as JSON
+            value, changed = clean(json.loads(json.dumps(raw, default=_blob)))
         self.count(changed)
         return value
 
