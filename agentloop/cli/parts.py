@@ -16,7 +16,12 @@ from typing import Any, NoReturn
 import typer
 
 from agentloop.core.catalog import RequestError
-from agentloop.ports import MissingExtraError, Store, StoreUnavailableError
+from agentloop.ports import (
+    EngineUnavailableError,
+    MissingExtraError,
+    Store,
+    StoreUnavailableError,
+)
 from agentloop.wire import Limits, WireError, parse
 
 STORE_HELP = (
@@ -24,6 +29,12 @@ STORE_HELP = (
 )
 BACKEND_HELP = "Which model: bedrock, cortex[:CONNECTION], or script:FILE"
 BACKENDS_HELP = "A JSON file with a default backend and one for each data plane."
+_PLAIN = (
+    RequestError,
+    StoreUnavailableError,
+    EngineUnavailableError,
+    MissingExtraError,
+)
 
 
 def stop(problem: str) -> NoReturn:
@@ -37,7 +48,7 @@ def plain_errors() -> Iterator[None]:
     """Turn what a user can mend into one line."""
     try:
         yield
-    except (RequestError, StoreUnavailableError, MissingExtraError) as error:
+    except _PLAIN as error:
         stop(str(error))
 
 
@@ -82,6 +93,10 @@ def _sqlite(name: str, must_exist: bool) -> Iterator[Store]:
     if must_exist and not path.exists():
         stop(f"--store {name!r}: there is no such file; `agentloop run` makes one")
     try:
+        store = SQLiteStore(path)
+    except (ValueError, SchemaVersionError) as error:
+        stop(f"--store {name!r}: {error}")
+    with store:
         yield store
 
 
@@ -104,10 +119,6 @@ def read_json(file: str) -> Any:
         data = Path(file).expanduser().read_bytes()
     except OSError as error:
         stop(f"cannot read {file}: {error.strerror}")
-        store = SQLiteStore(path)
-    except (ValueError, SchemaVersionError) as error:
-        stop(f"--store {name!r}: {error}")
-    with store:
     try:
         return parse(data, Limits())[0]
     except WireError as error:
