@@ -10,7 +10,7 @@ two workers off one run, and DBOS lets one of them record.
 
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from attrs import define, field
@@ -26,6 +26,8 @@ SILENCE: Final = 10.0
 """Seconds without one after which a worker is taken for dead."""
 ADOPT: Final = 60
 """Beats between two looks for runs without a workflow; the first is at the start."""
+_RETURN: Final = 3
+"""Beats that others are given to come back when Postgres was away."""
 _MOST: Final = 1000
 """How many runs are held at once, to find those without a workflow."""
 _HOLD: Final = 5.0
@@ -52,13 +54,16 @@ class Watch:
         database: where the workers meet.
         executor: this worker's name, which no other had or will have.
         store: where the runs are.
+        held: the runs that this worker is at, by id.
     """
 
     database: DbosDatabase
     executor: str
     store: Store
+    held: Callable[[], set[str]]
     _client: DBOSClient = field(init=False)
     _db: Any = field(default=None, init=False)
+    _dropped: set[str] = field(factory=set, init=False)
     _stopped: threading.Event = field(factory=threading.Event, init=False)
     _thread: threading.Thread | None = field(default=None, init=False)
 
@@ -80,21 +85,34 @@ class Watch:
             self._hand_over([self.executor])
         except Exception as error:  # the others find out by themselves
             log.warning("runs of %s could not be given back: %s", self.executor, error)
-        if self._db is not None:
-            self._db.close()
+        self._disconnect()
         self._client.destroy()
 
     def _keep(self) -> None:
-        beats = 0
+        beat = 0
         while not self._stopped.wait(BEAT):
             try:
-                self._take_over(self._present())
-                if beats % ADOPT == 0:
-                    self._adopt()
-                beats += 1
+                self._look(beat)
+                beat += 1
             except Exception as error:  # whatever it was, the next beat tries again
-                log.warning("%s could not look around: %s", self.executor, error)
-                self._db = None
+                told = str(error).partition("\n")[0]
+                log.warning("%s could not look around: %s", self.executor, told)
+                self._disconnect()
+                beat = -_RETURN
+
+    def _look(self, beat: int) -> None:
+        present = self._present()
+        if beat < 0:
+            return  # the others may be on their way back as well
+        self._take_over(present)
+        self._pick_up()
+        if beat % ADOPT == 0:
+            self._adopt()
+
+    def _disconnect(self) -> None:
+        if self._db is not None:
+            self._db.close()
+        self._db = None
 
     # ------------------------------------------------------------ presence
 
@@ -128,13 +146,27 @@ class Watch:
 
     def _under_way(self) -> set[str]:
         """The workers that DBOS believes to be at work."""
+        return self._pending("executor_id", "executor_id IS NOT NULL")
+
+    def _pick_up(self) -> None:
+        """Go on with what DBOS dropped: a workflow ends where a read of its fails.
+
+        Whoever is seen dropped only once has just been begun, or just ended.
+        """
+        mine = self._pending("workflow_uuid", "executor_id = %s", self.executor)
+        before, self._dropped = self._dropped, mine - self.held()
+        for run_id in before & self._dropped:
+            log.info("run %s was dropped; it goes on", run_id)
+            self._client.resume_workflow(run_id, queue_name=self.database.name)
+
+    def _pending(self, column: str, which: str, *values: object) -> set[str]:
         table = f'"{self.database.schema}".workflow_status'
-        names = self._db.execute(
-            f"SELECT DISTINCT executor_id FROM {table}"  # noqa: S608 - a host's own schema
-            " WHERE status = 'PENDING' AND name = %s AND executor_id IS NOT NULL",
-            [WORKFLOW],
+        found = self._db.execute(
+            f"SELECT DISTINCT {column} FROM {table}"  # noqa: S608 - names of our own
+            f" WHERE status = 'PENDING' AND name = %s AND {which}",
+            [WORKFLOW, *values],
         )
-        return {name for (name,) in names}
+        return {value for (value,) in found}
 
     def _hand_over(self, executors: list[str]) -> None:
         """Put the workflows of these workers into the queue."""

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Final, assert_never
 
 from attrs import define, field
-from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
+from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, error
 
 from agentloop.core.machine import next_command
 from agentloop.core.phases import CallTools, Discover, Finish, Infer
@@ -42,6 +42,7 @@ class Hands:
     """What performs steps: rounds, until this worker stops."""
 
     rounds: Rounds
+    held: set[str] = field(factory=set)
     stopped: threading.Event = field(factory=threading.Event)
     _busy: int = 0
     _changed: threading.Condition = field(factory=threading.Condition)
@@ -96,11 +97,26 @@ class _Process:
 
 
 async def _run(run_id: str, company_id: int) -> str:
-    """The workflow: the recipe of `agentloop.runtime.rounds`."""
+    """The workflow; whatever breaks it off leaves it as it is, to be gone on with."""
     hands = _Process.hands
     if hands is None:
         raise asyncio.CancelledError("no worker is there")
-    run = RunRef(run_id, company_id)
+    hands.held.add(run_id)
+    try:
+        return await _recipe(hands, RunRef(run_id, company_id))
+    except error.DBOSException:
+        raise  # it is somebody else's by now, or its steps fit no more
+    except Exception as problem:
+        # DBOS tries most of its reads and writes again, but not all of them, and
+        # would store the error as the end of the workflow.
+        log.warning("DBOS broke off run %s: %s", run_id, type(problem).__name__)
+        raise asyncio.CancelledError("the run goes on later") from None
+    finally:
+        hands.held.discard(run_id)
+
+
+async def _recipe(hands: Hands, run: RunRef) -> str:
+    """The recipe of `agentloop.runtime.rounds`."""
     seen = await DBOS.run_step_async({"name": "begin"}, hands.begin, run)
     while seen:
         standing = standing_from(seen)
@@ -166,7 +182,8 @@ class DbosWorker:
         self._grace = grace
         self._hands = Hands(loop.rounds(NAME))
         store = self._hands.rounds.runner.resources.store
-        self._watch = Watch(database, RandomIds().new(), store)
+        held = self._hands.held.copy
+        self._watch = Watch(database, RandomIds().new(), store, held)
 
     @property
     def executor(self) -> str:

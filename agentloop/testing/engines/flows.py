@@ -163,7 +163,9 @@ PARITY: dict[str, Flow] = {
     "unknown tool": Flow(_turns(calls(("nowhere-go", {})), says("ok"))),
     "long run": Flow(_rows(LONG_RUN), config={"max_iterations": LONG_RUN}),
     "cancelled while waiting": Flow(_patient, cancelled=True),
-    "deadline while waiting": Flow(_patient, choices={"run_timeout": 1.0}),
+    "deadline while waiting": Flow(
+        _turns(throttles(LONG)), choices={"run_timeout": 3.0}
+    ),
 }
 """Flows that end on an engine as they end without one."""
 
