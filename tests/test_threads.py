@@ -25,6 +25,7 @@ from agentloop.ports import (
     ToolAnswer,
 )
 from agentloop.stores.memory import MemoryStore
+from agentloop.testing.fixed import HandClock
 from agentloop.testing.scripted import ScriptedBackend, Seen, calls, says
 from agentloop.wire.checkpoint import is_idle
 from tests.faces import DEFAULTS, SCOPE, Rooms, opened_store
@@ -187,14 +188,14 @@ def test_a_stopped_worker_gives_its_run_back_whole(store: Any) -> None:
     with made_loop(store, gated) as loop:
         id_ = conversation(loop)
         run = loop.start_run(id_, "Hi", scope=SCOPE)
-        with loop.worker(1, poll=0.02) as worker:
+        with loop.worker(1, poll=0.02) as worker, ThreadPoolExecutor(1) as pool:
             gated.entered.wait()
-            threading.Timer(0.05, gated.go.set).start()
-            assert worker.stop()
+            stopped = pool.submit(worker.stop)
+            until(lambda: all(box.stopped for box in loop._pulse.of(run.id)))
+            gated.go.set()
+            assert stopped.result()
         assert loop.get_run(run.id, scope=SCOPE).status == "running"
-        again = store.claim(
-            ClaimRequest(driver="embedded", lease_seconds=1, run_id=run.id)
-        )
+        again = store.claim(asking_for(run.id))
         assert is_idle(again.header)
         store.release(again.lease)
         ended = loop.wait(run.id, scope=SCOPE)
@@ -227,22 +228,51 @@ def test_a_worker_that_lost_its_lease_writes_nothing(store: Any) -> None:
         assert ended.usage.attempts_without_usage == 1
 
 
-def test_a_heartbeat_keeps_a_long_inference(store: Any) -> None:
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_a_heartbeat_keeps_a_long_inference(kind: str, tmp_path: Path) -> None:
     """A lease much shorter than the inference is prolonged; nobody takes over."""
-    gated = Gated()
-    with made_loop(store, gated, lease=0.3) as loop:
+    gated, clock = Gated(), HandClock()
+    with (
+        opened_store(kind, tmp_path, clock) as inner,
+        made_loop(store := Beating(inner), gated, lease=0.3) as loop,
+    ):
         run = loop.start_run(conversation(loop), "Hi", scope=SCOPE)
         with loop.worker(1, poll=0.02):
             gated.entered.wait()
-            time.sleep(0.7)
-            assert (
-                store.claim(
-                    ClaimRequest(driver="embedded", lease_seconds=1, run_id=run.id)
-                )
-                is None
-            )
+            for _ in range(4):  # in all well beyond the lease
+                store.beat()
+                clock.move(0.2)
+                assert inner.claim(asking_for(run.id)) is None
             gated.go.set()
             until(lambda: loop.get_run(run.id, scope=SCOPE).terminal)
+
+
+class Beating:
+    """A store that counts heartbeats."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self._beats = threading.Semaphore(0)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def heartbeat(self, *args: Any) -> bool:
+        found: bool = self._store.heartbeat(*args)
+        self._beats.release()
+        return found
+
+    def beat(self) -> None:
+        """Wait for a heartbeat that began after this call did."""
+        while self._beats.acquire(blocking=False):
+            pass
+        self._beats.acquire()  # this one may have begun before
+        self._beats.acquire()
+
+
+def asking_for(run_id: str) -> ClaimRequest:
+    """What somebody else asks who wants to drive the run."""
+    return ClaimRequest(driver="embedded", lease_seconds=1, run_id=run_id)
 
 
 def test_a_cancel_reaches_another_process(store: Any) -> None:
@@ -373,6 +403,9 @@ class Sleeping:
 
     name = "sleeping"
 
+    def __init__(self) -> None:
+        self.entered = asyncio.Event()
+
     def check(self, *_: Any) -> None:
         return None
 
@@ -383,19 +416,19 @@ class Sleeping:
         return b"{}"
 
     async def ainfer(self, *_: Any) -> Any:
+        self.entered.set()
         await asyncio.Event().wait()
 
 
 @pytest.mark.asyncio
 async def test_an_awaited_inference_is_cancelled_at_once(store: Any) -> None:
     """The run ends without its answer, and the attempt is recorded as given up."""
-    async with AsyncAgentLoop(Sleeping(), store) as loop:
+    backend = Sleeping()
+    async with AsyncAgentLoop(backend, store) as loop:
         made = await loop.create_conversation(defaults={"model": "m"}, scope=SCOPE)
         run = await loop.start_run(made.id, "Hi", scope=SCOPE)
         waiting = asyncio.ensure_future(loop.wait(run.id, scope=SCOPE))
-        while (await loop.get_run(run.id, scope=SCOPE)).status != "running":
-            await asyncio.sleep(0.005)
-        await asyncio.sleep(0.02)
+        await backend.entered.wait()
         await loop.cancel_run(run.id, scope=SCOPE)
         ended = await waiting
         assert ended.error.type == "AgentLoopCancelled"
@@ -407,13 +440,12 @@ async def test_an_awaited_inference_is_cancelled_at_once(store: Any) -> None:
 @pytest.mark.asyncio
 async def test_a_host_may_cancel_the_driving_task(store: Any) -> None:
     """The cancellation goes on to the host, and the run is due at once."""
-    async with AsyncAgentLoop(Sleeping(), store) as loop:
+    backend = Sleeping()
+    async with AsyncAgentLoop(backend, store) as loop:
         made = await loop.create_conversation(defaults={"model": "m"}, scope=SCOPE)
         run = await loop.start_run(made.id, "Hi", scope=SCOPE)
         driving = asyncio.ensure_future(loop.wait(run.id, scope=SCOPE))
-        while (await loop.get_run(run.id, scope=SCOPE)).status != "running":
-            await asyncio.sleep(0.005)
-        await asyncio.sleep(0.02)
+        await backend.entered.wait()
         driving.cancel()
         with pytest.raises(asyncio.CancelledError):
             await driving
