@@ -4,6 +4,7 @@ The contract tests take a `Bench` and nothing else, so that a host can run them 
 store of its own: a bench needs only a function that makes a store with a clock.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -225,6 +226,8 @@ STATUSES: tuple[Status, ...] = ("completed", "requires_action", "failed")
 
 
 KINDS = ("memory", "sqlite", "postgres")
+if os.environ.get("AGENTLOOP_TEST_DYNAMODB") == "all":  # 300 tests, 80 s of CPU
+    KINDS = (*KINDS, "dynamodb")
 
 
 def open_bench(kind: str, folder: Path) -> Iterator[Bench]:
@@ -232,10 +235,15 @@ def open_bench(kind: str, folder: Path) -> Iterator[Bench]:
     file = folder / "store.db"
     if kind == "postgres":
         postgres_server.emptied()
+    if kind == "dynamodb":
+        from tests import dynamodb_server  # brings moto, which takes a second
+
+        dynamodb_server.emptied()
     makers: dict[str, Callable[[Clock], Store]] = {
         "memory": MemoryStore,
         "sqlite": lambda clock: SQLiteStore(file, clock=clock),
         "postgres": postgres_server.store,
+        "dynamodb": lambda clock: dynamodb_server.store(clock),
     }
     made = Bench(makers[kind])
     yield made

@@ -8,7 +8,10 @@ from agentloop.cli import parts
 from agentloop.ports import MissingExtraError, StoreUnavailableError
 from agentloop.stores.versions import SchemaVersionError
 
-HELP = "What to migrate: postgresql://USER@HOST/DATABASE, or a SQLite file"
+HELP = (
+    "What to migrate: postgresql://USER@HOST/DATABASE, dynamodb://TABLE,"
+    " or a SQLite file"
+)
 
 
 def migrate(
@@ -33,6 +36,13 @@ def migrate(
 
 
 def _migrated(store: str, schema: str) -> str:
+    if store.startswith("dynamodb://"):
+        from agentloop.stores.dynamodb_address import opened_at, parsed
+
+        with opened_at(store) as dynamodb:
+            before = dynamodb.migrate()
+        table = parsed(store).table
+        return f"table {table}: was at version {before}, is at this release's now"
     if not store.startswith(("postgresql://", "postgres://")):
         with parts.open_store(store) as opened:  # a file is migrated when it is opened
             opened.ping()

@@ -9,7 +9,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,10 +22,12 @@ from agentloop.ports import (
     Store,
     StoreUnavailableError,
 )
+from agentloop.stores.versions import SchemaVersionError
 from agentloop.wire import Limits, WireError, parse
 
 STORE_HELP = (
-    "Where to keep things: a file, sqlite:///FILE, postgresql://..., or memory:"
+    "Where to keep things: a file, sqlite:///FILE, postgresql://...,"
+    " dynamodb://TABLE, or memory:"
 )
 BACKEND_HELP = "Which model: bedrock, cortex[:CONNECTION], or script:FILE"
 BACKENDS_HELP = "A JSON file with a default backend and one for each data plane."
@@ -34,6 +36,7 @@ _PLAIN = (
     StoreUnavailableError,
     EngineUnavailableError,
     MissingExtraError,
+    SchemaVersionError,
 )
 
 
@@ -69,6 +72,16 @@ def open_store(url: str, *, must_exist: bool = False) -> Iterator[Store]:
 
         with PostgresStore(url) as postgres:
             yield postgres
+        return
+    if mark and scheme == "dynamodb":
+        from agentloop.stores.dynamodb_address import opened_at
+
+        with ExitStack() as stack:
+            try:
+                dynamodb = stack.enter_context(opened_at(url))
+            except ValueError as error:
+                stop(str(error))
+            yield dynamodb
         return
     if mark and scheme != "sqlite":
         stop(

@@ -24,7 +24,6 @@ from agentloop.stores.dynamodb_rows import Head
 from agentloop.stores.dynamodb_table import (
     TRIES,
     ConditionError,
-    GoneError,
     Table,
     Write,
     check,
@@ -93,7 +92,7 @@ def _prepared(table: Table, lease: Lease, head: Head, asked: Asked) -> Commit:
 def _advance(head: Head, after: Head) -> Write:
     """Rewrite what a commit changes of a head that is as it was read."""
     new = {name: getattr(after, name) for name in _ADVANCED}
-    given = {name: value for name, value in new.items() if value is not None}
+    given = {name: new[name] for name in new if new[name] != getattr(head, name)}
     return update(
         keys.run_head(head.id),
         "SET " + ", ".join(f"@{name} = :{name}" for name in given),
@@ -213,14 +212,16 @@ def finalize(
     for _ in range(TRIES):
         head = rows.head(table, lease.run_id)
         if head is None or not (head.token == lease.token and head.ended):
-            end = _ending(table, lease, Asked(revision, final.last, at, 0), final)
-            if not _carried_out(end.commit, end.writes(), ends=True):
-                continue
-        found = rows.whole_run(table, lease.run_id)
-        if found is None:
-            raise GoneError(f"the run {lease.run_id} is gone")
-        return found[1]
+            head = _ended(table, lease, Asked(revision, final.last, at, 0), final)
+        if head is not None:
+            return rows.run_row(table, head, rows.parts(table, lease.run_id))
     raise StoreUnavailableError(f"run {lease.run_id} changes all the time")
+
+
+def _ended(table: Table, lease: Lease, asked: Asked, final: Final) -> Head | None:
+    """The head as it stays; None when somebody else was writing to it."""
+    end = _ending(table, lease, asked, final)
+    return end.after() if _carried_out(end.commit, end.writes(), ends=True) else None
 
 
 def _ending(table: Table, lease: Lease, asked: Asked, final: Final) -> _End:

@@ -258,15 +258,18 @@ def living(table: Table, run_id: str, reader: Reader | None = None) -> Head | No
     return found if lives(table, found) else None
 
 
+def parts(table: Table, run_id: str) -> dict[str, Row]:
+    """The rows of a run's partition: `head`, `texts` and `result`."""
+    return {row["sk"]: row for row in table.query(under(keys.run(run_id), ""))}
+
+
 def whole_run(table: Table, run_id: str) -> tuple[Head, RunRow] | None:
     """A run's head and row, if its conversation is there."""
-    parts = {row["sk"]: row for row in table.query(under(keys.run(run_id), ""))}
-    if "head" not in parts:
+    found = parts(table, run_id)
+    if "head" not in found:
         return None
-    found = head_of(parts["head"])
-    if not lives(table, found):
-        return None
-    return found, run_row(table, found, parts)
+    head = head_of(found["head"])
+    return (head, run_row(table, head, found)) if lives(table, head) else None
 
 
 def seen_run(table: Table, reader: Reader, run_id: str) -> RunRow | None:

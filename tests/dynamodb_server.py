@@ -1,0 +1,262 @@
+"""A DynamoDB for tests: moto behind a real socket, and a check of what is sent to it.
+
+moto keeps the rows and judges conditions; boto3 speaks to it over loopback as it
+would to AWS. DynamoDB itself is not reached. What moto does otherwise:
+
+* It has no isolation: a transaction that fails puts back the whole table as it was.
+  So requests are let in one by one. Copying that table for every transaction makes
+  moto slower the more it holds; here the copy shares the rows, and an update makes
+  a row of its own before it changes it. A query is shown its partition only, and
+  answers are written as JSON at once: moto would sort the whole table, and walk
+  through the model of its answer.
+* It counts neither the four megabytes of a transaction nor the sizes of batches.
+  So every request is weighed before it is sent, by the rules of the page "Quotas in
+  Amazon DynamoDB", and one that is too heavy fails its test.
+* It answers eventually consistent reads with the newest rows. So a read that does
+  not ask for strong consistency fails its test.
+* It knows no throttling and no conflicts between transactions. Tests that need them
+  hang their own answers into boto3's events.
+"""
+
+import copy
+import json
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from functools import cache
+from typing import Any
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+import boto3
+from botocore.config import Config
+from moto.core.base_backend import BackendDict
+from moto.core.responses import ActionResult
+from moto.dynamodb.models import DynamoDBBackend, dynamodb_backends
+from moto.dynamodb.models.table import Table
+from moto.dynamodb.responses import DynamoHandler
+from moto.server import create_backend_app
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+from agentloop.ports import Clock
+from agentloop.stores.dynamodb import DynamoDBStore
+
+TABLE = "agentloop-test"
+REGION = "eu-central-1"
+ITEM, TRANSACTION, BATCH, WIRE = 400 * 1024, 4 * 2**20, 16 * 2**20, 16 * 2**20
+"""Bytes of an item, of a transaction, of a batch, and of a request (all at most)."""
+
+
+# ---------------------------------------------------------------- the server
+
+
+class _Quiet(WSGIRequestHandler):
+    protocol_version = "HTTP/1.1"  # connections are kept, as AWS keeps them
+
+    def log(self, *arguments: object) -> None:
+        return
+
+
+class _OneByOne:
+    """moto, which is not made for threads, behind a lock."""
+
+    def __init__(self) -> None:
+        self.app = create_backend_app("dynamodb")
+        self.lock = threading.Lock()
+
+    def __call__(self, env: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        with self.lock:
+            return list(self.app(env, start))
+
+
+def _shared(table: Table, memo: dict[int, Any]) -> Table:
+    """A copy of a table whose rows are the table's own."""
+    made = copy.copy(table)
+    made.items = defaultdict(dict)
+    for partition, rows in table.items.items():
+        made.items[partition] = dict(rows)
+    return made
+
+
+def _unshared(backend: DynamoDBBackend, name: str, key: Any, *more: Any, **named: Any):
+    """Update a row after making it its own; for moto's `update_item`."""
+    found = backend.get_item(name, key)
+    if found is not None:
+        rows = backend.tables[name].items[found.hash_key]
+        rows[found.range_key] = copy.deepcopy(found)
+    return _UPDATE(backend, name, key, *more, **named)
+
+
+def _queried(table: Table, partition: Any, *more: Any, **named: Any) -> Any:
+    """Query a table of one partition; for moto's `query`."""
+    part = copy.copy(table)
+    part.items = {partition: table.items.get(partition, {})}
+    return _QUERY(part, partition, *more, **named)
+
+
+def _serialized(handler: DynamoHandler, action: ActionResult) -> Any:
+    """An answer as it goes over the wire; errors and tables are moto's to write."""
+    if handler._get_action().endswith("Table") or not isinstance(action.result, dict):
+        return _SERIALIZED(handler, action)
+    return 200, dict(handler.response_headers), json.dumps(action.result)
+
+
+_UPDATE = DynamoDBBackend.update_item
+_QUERY = Table.query
+_SERIALIZED = DynamoHandler.serialized
+
+
+@cache
+def endpoint() -> str:
+    """The address of this process's server, started if need be."""
+    Table.__deepcopy__ = _shared
+    DynamoDBBackend.update_item = _unshared
+    Table.query = _queried
+    DynamoHandler.serialized = _serialized
+    server = make_server(
+        "127.0.0.1", 0, _OneByOne(), threaded=True, request_handler=_Quiet
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f"http://127.0.0.1:{server.server_port}"
+
+
+def client(address: str | None = None, **options: Any) -> Any:
+    """A client of a server, whose requests are weighed."""
+    made = boto3.client(
+        "dynamodb",
+        region_name=REGION,
+        endpoint_url=address or endpoint(),
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+        config=Config(
+            retries={"mode": "standard", "total_max_attempts": 1},
+            max_pool_connections=32,
+            **options,
+        ),
+    )
+    made.meta.events.register("before-call.dynamodb", _weigh)
+    return made
+
+
+@cache
+def shared_client() -> Any:
+    """The client of a host, shared by this process's tests."""
+    return client()
+
+
+def store(clock: Clock | None = None) -> DynamoDBStore:
+    """A store on the shared client, with what other tests left in it."""
+    return DynamoDBStore(shared_client(), TABLE, clock=clock)
+
+
+def rows() -> dict[tuple[str, str], dict[str, Any]]:
+    """Every row there is, past the store."""
+    table = _backend().tables.get(TABLE)
+    if table is None:
+        return {}
+    return {
+        (pk, sk): item.to_json()["Attributes"]
+        for pk, by_sort in table.items.items()
+        for sk, item in ((str(key.value), each) for key, each in by_sort.items())
+    }
+
+
+def _backend() -> DynamoDBBackend:
+    backends: BackendDict[DynamoDBBackend] = dynamodb_backends
+    return backends["123456789012"][REGION]
+
+
+def emptied() -> None:
+    """A migrated table that holds nothing but its version."""
+    table = _backend().tables.get(TABLE)
+    if table is None:
+        store().migrate()
+        return
+    (version,) = (rows for key, rows in table.items.items() if key.value == "schema")
+    (row,) = version.values()
+    table.items = defaultdict(dict, {row.hash_key: version})
+
+
+# ---------------------------------------------------------------- what is sent
+
+
+class TooHeavyError(AssertionError):
+    """A request that DynamoDB would refuse, or answer with old rows."""
+
+
+def _demand(held: bool, problem: str) -> None:
+    if not held:
+        raise TooHeavyError(problem)
+
+
+def size(value: dict[str, Any]) -> int:
+    """Bytes of a value, by the page "DynamoDB item sizes and formats"."""
+    ((kind, held),) = value.items()
+    match kind:
+        case "S":
+            return len(held.encode())
+        case "N":
+            return len(held) // 2 + 2
+        case "L":
+            return 3 + sum(1 + size(each) for each in held)
+    return 1
+
+
+def item_size(item: dict[str, Any]) -> int:
+    """Bytes of an item: of its names and of its values."""
+    return sum(len(name) + size(value) for name, value in item.items())
+
+
+def _weigh(model: Any, params: dict[str, Any], **_: Any) -> None:
+    body = json.loads(params["body"])
+    _demand(len(params["body"]) <= WIRE, f"{model.name} of {len(params['body'])} bytes")
+    rule = _RULES.get(model.name)
+    if rule is not None:
+        rule(body)
+
+
+def _transaction(body: dict[str, Any]) -> None:
+    writes = [write for each in body["TransactItems"] for write in each.values()]
+    weights = [_write(write) for write in writes]
+    _demand(0 < len(writes) <= 100, f"a transaction of {len(writes)} writes")
+    _demand(sum(weights) <= TRANSACTION, f"a transaction of {sum(weights)} bytes")
+
+
+def _write(write: dict[str, Any]) -> int:
+    weight = item_size(write.get("Item", write.get("Key", {})))
+    weight += item_size(write.get("ExpressionAttributeValues", {}))
+    _demand(weight <= ITEM, f"an item of {weight} bytes")
+    keys = write.get("Item", write.get("Key", {}))
+    _demand(len(keys["pk"]["S"].encode()) in range(1, 2049), "a long partition key")
+    _demand(len(keys["sk"]["S"].encode()) in range(1, 1025), "a long sort key")
+    return weight
+
+
+def _batch_write(body: dict[str, Any]) -> None:
+    (requests,) = body["RequestItems"].values()
+    writes = [write for each in requests for write in each.values()]
+    weights = [_write(write) for write in writes]
+    _demand(0 < len(writes) <= 25, f"a batch of {len(writes)} writes")
+    _demand(sum(weights) <= BATCH, f"a batch of {sum(weights)} bytes")
+
+
+def _batch_get(body: dict[str, Any]) -> None:
+    (asked,) = body["RequestItems"].values()
+    _demand(0 < len(asked["Keys"]) <= 100, f"a batch of {len(asked['Keys'])} keys")
+    _demand(asked.get("ConsistentRead") is True, "an eventually consistent batch")
+
+
+def _read(body: dict[str, Any]) -> None:
+    _demand(body.get("ConsistentRead") is True, "an eventually consistent read")
+    bounds = body.get("ExpressionAttributeValues", {})
+    _demand(all(bounds[name]["S"] for name in bounds if name in _BOUNDS), "a bound")
+
+
+_BOUNDS = {":pk", ":low", ":high"}
+_RULES: dict[str, Callable[[dict[str, Any]], None]] = {
+    "TransactWriteItems": _transaction,
+    "BatchWriteItem": _batch_write,
+    "BatchGetItem": _batch_get,
+    "UpdateItem": lambda body: _demand(_write(body) > 0, "an empty update"),
+    "GetItem": _read,
+    "Query": _read,
+}
