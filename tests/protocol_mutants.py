@@ -20,8 +20,8 @@ from attrs import evolve
 from agentloop.core import machine
 from agentloop.core.phases import CallingTools, Inferring
 from agentloop.core.run import Usage
-from agentloop.ports import Final, StoreUnavailableError
-from agentloop.runtime import desk, prepare
+from agentloop.ports import Final, LeaseLostError, StoreUnavailableError
+from agentloop.runtime import desk, perform, prepare
 from agentloop.runtime.desk import Desk
 from agentloop.runtime.journal import Journal
 from agentloop.runtime.options import Options
@@ -730,6 +730,26 @@ def event_ids_begin_anew(patch: Patch) -> None:
 def setup_is_not_stored(patch: Patch) -> None:
     """Setup is not stored."""
     patch.setattr(Journal, "keep_setup_once", lambda self, drive: None)
+
+
+@mutant
+def what_was_remembered_is_not_handed_on(patch: Patch) -> None:
+    """What was remembered is not handed on."""
+    patch.setattr(prepare, "remembered_in", lambda header: None)
+
+
+@mutant
+def a_failed_memory_is_the_fault_of_the_backend(patch: Patch) -> None:
+    """A failed memory is the fault of the backend."""
+    right = perform._infer
+
+    def infer(performer: Any, command: Any, began: str) -> Any:
+        try:
+            return right(performer, command, began)
+        except (LeaseLostError, StoreUnavailableError) as error:
+            return performer.crashed(command, error, began)
+
+    patch.setattr(perform, "_infer", infer)
 
 
 _UNFIT = ("TypeError(", "AttributeError(", "NameError(")

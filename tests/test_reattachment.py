@@ -14,7 +14,9 @@ from agentloop.ports import (
     LeaseLostError,
     Preceding,
     SessionSetup,
+    StoreUnavailableError,
 )
+from agentloop.stores.memory import MemoryStore
 from agentloop.testing.fixed import HandClock
 from agentloop.testing.scripted import ScriptedBackend, says
 from agentloop.wire import WireError
@@ -124,6 +126,36 @@ def test_remembering_needs_the_lease(
         with pytest.raises(Died):
             loop.wait(run.id, scope=SCOPE)
     assert heard == ["LeaseLostError"]
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("face", list(FACES))
+def test_a_store_that_is_away_ends_the_drive_and_not_the_run(
+    face: str, after: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be kept is no fault of the backend's; the next worker goes on."""
+    clock, backend = HandClock(), Queries()
+    store = MemoryStore(clock)
+    plainly, away = store.checkpoint, [True]
+
+    def checkpoint(lease: Any, revision: int, change: Any, seconds: float) -> bool:
+        if not (away[0] and "remembered" in change.header):
+            return plainly(lease, revision, change, seconds)
+        if after:
+            plainly(lease, revision, change, seconds)
+        raise StoreUnavailableError("away")
+
+    monkeypatch.setattr(store, "checkpoint", checkpoint)
+    with FACES[face](backend, store, clock=clock) as loop:
+        made = loop.create_conversation(defaults={"model": "m"}, scope=SCOPE)
+        run = loop.start_run(made.id, "Hi", scope=SCOPE)
+        with pytest.raises(StoreUnavailableError):
+            loop.wait(run.id, scope=SCOPE)
+        away[0] = False
+        clock.move(60)
+        ended = loop.wait(run.id, scope=SCOPE)
+    assert ended.status == "completed"
+    assert backend.submitted == (["query-1"] if after else ["query-1", "query-2"])
 
 
 def test_a_damaged_memory_is_a_typed_error() -> None:

@@ -187,6 +187,8 @@ class AsyncRunner:
                     self.inferences, session.infer, *args
                 )
             return performer.inferred(command, found, began)
+        except (LeaseLostError, StoreUnavailableError):
+            raise  # of what was to be remembered nothing was kept: the drive ends
         except (Exception, asyncio.CancelledError) as error:
             _pass_on(error)
             return performer.crashed(command, error, began)

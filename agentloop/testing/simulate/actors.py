@@ -32,6 +32,7 @@ from agentloop.runtime.service import Service
 from agentloop.testing.simulate.chance import Chance, SkewedClock, Violation, WorldClock
 from agentloop.testing.simulate.ledger import require
 from agentloop.testing.simulate.witness import Witness
+from agentloop.wire.checkpoint import remembered_in
 
 Steps: TypeAlias = Iterator[str]
 
@@ -136,6 +137,7 @@ class Drive:
         """The driver's loop: plan, commit, begin, take, and again."""
         worker = self._worker
         ready = prepare(self._claim, worker.resources)
+        self._check_remembered(ready.remembered)
         yield "prepared"
         desk = desk_for(self._claim, ready, worker.resources, worker.hub, worker.clock)
         desk.journal.rest = self._pass_time
@@ -153,6 +155,12 @@ class Drive:
         yield "finishing"
         row = desk.finish()
         require(row.result is not None, 4, f"{row.id} has not ended")
+
+    def _check_remembered(self, told: str | None) -> None:
+        """What a backend left with the stored command is handed on."""
+        header = self._claim.header
+        left = None if header is None else remembered_in(header)
+        require(told == left, 13, f"{left} was left, and {told} handed on")
 
     def _pass_time(self, seconds: float) -> None:
         self._stage.clock.passed += seconds

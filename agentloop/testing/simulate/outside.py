@@ -25,6 +25,7 @@ from agentloop.ports import (
     ToolServer,
 )
 from agentloop.testing.simulate.chance import Chance
+from agentloop.testing.simulate.ledger import require
 
 POLICIES: dict[str, InDoubt] = {"look": "repeat", "book": "tell", "pay": "fail"}
 _SCHEMA = {"type": "object"}
@@ -69,6 +70,8 @@ class Model:
     ) -> Inference:
         """Answer, fail, or answer so that nobody hears it."""
         chance = self._chance
+        self._deeds.spent[job.job_id, command.attempt] = None
+        self._remember(job, command.attempt)
         usage = None
         if chance.often(0.8):
             usage = Usage(prompt_tokens=chance.number(1, 99), completion_tokens=3)
@@ -83,6 +86,14 @@ class Model:
         if roll < 0.14:
             return _failed(command, chance.pick(_LASTING), usage)
         return self._replied(command, usage)
+
+    def _remember(self, job: JobContext, attempt: int) -> None:
+        """Keep an id of its own now and then; what was kept comes from this job."""
+        left = job.remembered
+        own = left is None or left.startswith(f"{job.job_id} ")
+        require(own, 13, f"{job.job_id} was handed what {left} left")
+        if job.remember is not None and self._chance.often(0.25):
+            job.remember(f"{job.job_id} {attempt}")
 
     def _replied(self, command: Infer, usage: Usage | None) -> Inference:
         content, stop = self._turn()

@@ -28,7 +28,8 @@ CALLS = (
 class Line:
     """A `Store` whose calls may fail before or after they commit, or kill.
 
-    While a call is on its way, `meanwhile` lets other actors go on.
+    A line that failed may stay down for some calls. While a call is on its way,
+    `meanwhile` lets other actors go on.
     """
 
     blocking = False
@@ -44,6 +45,7 @@ class Line:
         self._witness = witness
         self._chance = chance
         self._meanwhile = meanwhile
+        self._down = 0  # calls that fail before the line is mended
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         call = getattr(self._store, name)
@@ -52,6 +54,7 @@ class Line:
         def over(*args: Any, **named: Any) -> Any:
             self._chance.note(line)
             self._meanwhile()
+            self._reach()
             self._risk(before)
             answer = self._ask(name, partial(call, **named) if named else call, args)
             self._risk(after)
@@ -70,8 +73,16 @@ class Line:
         self._witness.saw(name, args, answer)
         return answer
 
+    def _reach(self) -> None:
+        """Fail while the store stays away, through every try of a commit."""
+        if self._down > 0 and not self._chance.calm:
+            self._down -= 1
+            self._chance.count("store", "still away")
+            raise StoreUnavailableError("the line is not mended yet")
+
     def _risk(self, when: str) -> None:
         if self._chance.hit("store", when):
+            self._down = self._chance.number(0, 2) * self._chance.number(0, 4)
             raise StoreUnavailableError(f"{when} it committed, the line broke")
         if self._chance.hit("crash", when):
             raise Died
