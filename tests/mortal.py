@@ -10,23 +10,29 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from attrs import define, field, frozen
 
+from agentloop import AgentLoop, Scope
 from agentloop.core.catalog import Failure
 from agentloop.core.config import ToolSpec
 from agentloop.core.content import Message, Text, ToolResult
 from agentloop.core.history import problems
+from agentloop.core.machine import next_command
+from agentloop.core.phases import Finish
 from agentloop.core.routing import InDoubt, Offer
-from agentloop.ports import Reader, ToolAnswer, ToolCall
+from agentloop.ports import Reader, RunRef, ToolAnswer, ToolCall
 from agentloop.runtime.present import effect_key
 from agentloop.testing.fixed import CountedIds, HandClock
 from agentloop.testing.scripted import Reply, ScriptedBackend, Seen
+from agentloop.wire.standing import Standing, standing_from, standing_text
 from tests.faces import DEFAULTS, FACES, SCOPE, opened_store
 
 COMMITS = ("claim", "checkpoint", "finalize")
+ROUNDS_COMMITS = (*COMMITS, "release")
 LEASE = 30.0
 
 
@@ -56,16 +62,16 @@ class Life:
 class MortalStore:
     """A store as a mortal worker sees it; the dead neither write nor give back."""
 
-    def __init__(self, store: Any, life: Life) -> None:
+    def __init__(self, store: Any, life: Life, commits: tuple[str, ...]) -> None:
         self._store = store
         self._life = life
+        self._commits = commits
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._store, name)
-        if name in {"release", "heartbeat"}:
-            return lambda *_: False
-        if name not in COMMITS:
-            return found
+        if name not in self._commits:
+            dead = name in {"release", "heartbeat"}
+            return (lambda *_: False) if dead else found
 
         def call(*args: Any) -> Any:
             self._life.pass_by(f"before {name}")
@@ -74,6 +80,62 @@ class MortalStore:
             return answer
 
         return call
+
+
+class Unheard:
+    """An engine that is told of runs, and leaves them to whoever plays the recipe."""
+
+    name = "rounds"
+
+    def start(self, run: RunRef) -> None:
+        """The run is played when it is waited for."""
+
+    def cancel(self, run: RunRef) -> None:
+        """Its next round sees the flag."""
+
+
+class Engined:
+    """A loop whose runs are driven round by round, by an engine that remembers.
+
+    What a round answers is recorded after it; a worker that dies in between leaves the
+    engine with what was recorded before, and the next one repeats the round.
+    """
+
+    def __init__(self, world: "World", life: Life, *parts: Any, **choices: Any) -> None:
+        self._records = world.records
+        self._life = life
+        self._loop = AgentLoop(*parts, engine=Unheard(), **choices)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    def wait(self, run_id: str, *, scope: Scope) -> Any:
+        """The recipe of `agentloop.runtime.rounds`."""
+        rounds = self._loop.rounds(Unheard.name)
+        run = RunRef(run_id, scope.company_id)
+        if run_id not in self._records:
+            self._record(run_id, rounds.begin(run))
+        while True:
+            standing = standing_from(self._records[run_id])
+            if isinstance(next_command(standing.state), Finish):
+                return self._loop.get_run(run_id, scope=scope)
+            self._record(run_id, rounds.go_on(run, standing))
+
+    def _record(self, run_id: str, standing: Standing) -> None:
+        self._life.pass_by("before record")
+        self._records[run_id] = standing_text(standing)
+        self._life.pass_by("after record")
+
+    def run(self, *given: Any, scope: Scope) -> Any:
+        """Start a run and drive it."""
+        run = self._loop.start_run(*given, scope=scope)
+        return self.wait(run.id, scope=scope)
+
+    def __enter__(self) -> "Engined":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.close()
 
 
 @frozen
@@ -170,6 +232,7 @@ class World:
         self.clock = clock
         self.in_doubt: InDoubt = "tell"
         self.record = Record()
+        self.records: dict[str, str] = {}
         self._face = face
         self._ids = CountedIds()
         self._lock = threading.Lock()
@@ -207,9 +270,12 @@ class World:
             life.pass_by("after model")
             return reply
 
-        return FACES[self._face](
+        rounds = self._face == "rounds"
+        face: Any = partial(Engined, self, life) if rounds else FACES[self._face]
+        commits = ROUNDS_COMMITS if rounds else COMMITS
+        return face(
             ScriptedBackend(forever=model),
-            MortalStore(self.store, life),
+            MortalStore(self.store, life, commits),
             {"rooms": MortalTools(self, flow, life)},
             ids=self._ids,
             clock=self.clock,

@@ -97,7 +97,10 @@ def worlds(*kinds: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("world", pairs, ids=kinds, indirect=True)
 
 
-every_world = worlds("sync memory", "sync sqlite", "async memory", "async sqlite")
+every_world = worlds(
+    *("sync memory", "sync sqlite", "async memory", "async sqlite"),
+    *("rounds memory", "rounds sqlite"),
+)
 two_worlds = worlds("sync sqlite", "async memory")
 
 
