@@ -169,7 +169,7 @@ def world(
     else:
         loop = AsyncAgentLoop(backend, **choices)
     app = create_app(loop, fixed_tokens(TOKENS), **(http or {}))
-    with TestClient(app) as client, _working(loop, client, workers):
+    with TestClient(app) as client, working(loop, client, workers):
         yield World(loop, backend, client)
         if face == "sync":
             loop.close()
@@ -178,12 +178,13 @@ def world(
 
 
 @contextmanager
-def _working(loop: Any, client: TestClient, workers: int) -> Iterator[None]:
+def working(loop: Any, client: TestClient, workers: int) -> Iterator[None]:
+    """Have a loop drive runs while the block goes on; not at all without workers."""
     if not workers:
         yield
         return
-    working = loop.worker(workers, poll=0.05)
+    worker = loop.worker(workers, poll=0.05)
     if isinstance(loop, AsyncAgentLoop):
-        working = client.portal.wrap_async_context_manager(working)
-    with working:
+        worker = client.portal.wrap_async_context_manager(worker)
+    with worker:
         yield

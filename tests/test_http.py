@@ -39,6 +39,7 @@ from tests.http_world import (
     outputs,
     problem,
     slug,
+    working,
     world,
 )
 
@@ -272,6 +273,37 @@ def test_blocking_calls_use_so_many_threads_and_no_more(threads: int) -> None:
         assert served.get("/healthz").status_code == 200
         slow.go_on.set()
         assert [found.result(10).status_code for found in asked] == [200] * 5
+
+
+@pytest.mark.parametrize("face", ["sync", "async"])
+def test_reads_do_not_wait_for_the_commits_of_runs(face: str) -> None:
+    """However many commits are under way, every read is answered meanwhile."""
+    held, go_on = threading.Semaphore(0), threading.Event()
+
+    def checkpoint(real: Any, *args: Any, **named: Any) -> Any:
+        held.release()
+        assert go_on.wait(30)
+        return real(*args, **named)
+
+    store: Any = FaultyStore(checkpoint=checkpoint)
+    store.blocking = True  # as every store is that keeps something
+    with world(forever=says("hi"), face=face, store=store, workers=0) as served:
+        conversations = [served.conversation() for _ in range(12)]
+        runs = [served.start(id_).json()["id"] for id_ in conversations]
+        with working(served.loop, served.client, 12):
+            for _ in range(8):  # as many as an async face has threads for its store
+                assert held.acquire(timeout=20)
+            for path in (
+                f"/agents/runs/{runs[-1]}",
+                f"/agents/runs/{runs[-1]}/inference-jobs",
+                f"/agents/conversations/{conversations[-1]}",
+                f"/agents/conversations/{conversations[-1]}/messages",
+                f"/agents/conversations/{conversations[-1]}/runs",
+                "/agents/conversations",
+            ):
+                assert served.get(path).status_code == 200
+            go_on.set()
+            assert {served.ended(run)["status"] for run in runs} == {"completed"}
 
 
 def test_an_unknown_option_is_a_type_error() -> None:

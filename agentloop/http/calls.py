@@ -10,6 +10,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 from agentloop.http.auth import Authenticate, Found
 from agentloop.runtime.aface import AsyncAgentLoop
 from agentloop.runtime.face import AgentLoop
+from agentloop.runtime.service import Service
 
 Face: TypeAlias = AgentLoop | AsyncAgentLoop
 T = TypeVar("T")
@@ -31,6 +32,11 @@ class Calls:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, function, *args)
 
+    @property
+    def service(self) -> Service:
+        """What reads are made by, for either face; it may block."""
+        return self.face.watch.service
+
     async def of(
         self,
         shape: Callable[[T], U],
@@ -47,6 +53,16 @@ class Calls:
         if isinstance(self.face, AgentLoop):
             return await self.on_thread(lambda: shape(cast("T", call())))
         return await self.on_thread(shape, await cast("Awaitable[T]", call()))
+
+    async def reading(
+        self, shape: Callable[[T], U], read: Callable[..., T], *args: Any
+    ) -> U:
+        """Read from the store, and shape what was found, on one of our threads.
+
+        `read` is a method of the face's service. The calls of an async face wait
+        behind the commits of the runs it drives; a read has nothing to wait for.
+        """
+        return await self.on_thread(lambda: shape(read(*args)))
 
     async def caller(self, token: str) -> Found:
         """Whose token this is."""

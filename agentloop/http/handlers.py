@@ -86,21 +86,17 @@ async def create_conversation(desk: Desk, asked: Asked) -> Answer:
 async def get_conversation(desk: Desk, asked: Asked) -> Answer:
     """`GET /agents/conversations/{conversation_id}`."""
     id_ = _conversation_id(asked)
-    get = desk.calls.face.get_conversation
-    return await desk.calls.of(partial(answer, 200), get, id_, scope=asked.scope)
+    get = desk.calls.service.get_conversation
+    return await desk.calls.reading(partial(answer, 200), get, id_, asked.scope)
 
 
 async def list_conversations(desk: Desk, asked: Asked) -> Answer:
     """`GET /agents/conversations`."""
     page = query_number(asked.request, "page", 1)
     per_page = query_number(asked.request, "per_page", 50)
-    return await desk.calls.of(
-        partial(answer, 200),
-        desk.calls.face.list_conversations,
-        scope=asked.scope,
-        page=page,
-        per_page=per_page,
-    )
+    list_ = desk.calls.service.list_conversations
+    shape = partial(answer, 200)
+    return await desk.calls.reading(shape, list_, asked.scope, page, per_page)
 
 
 async def delete_conversation(desk: Desk, asked: Asked) -> Answer:
@@ -113,13 +109,11 @@ async def delete_conversation(desk: Desk, asked: Asked) -> Answer:
 async def list_messages(desk: Desk, asked: Asked) -> Answer:
     """`GET /agents/conversations/{conversation_id}/messages`."""
     id_ = _conversation_id(asked)
-    face = desk.calls.face
     exists = partial(get_conversation, desk, asked)
     read = partial(query_number, asked.request, "since", 0)
     since = await _after_scope(exists, read)
-    return await desk.calls.of(
-        partial(answer, 200), face.messages, id_, scope=asked.scope, since=since
-    )
+    messages, shape = desk.calls.service.messages, partial(answer, 200)
+    return await desk.calls.reading(shape, messages, id_, since, asked.scope)
 
 
 # ---------------------------------------------------------------- runs
@@ -136,25 +130,25 @@ async def start_run(desk: Desk, asked: Asked) -> Answer:
 async def list_runs(desk: Desk, asked: Asked) -> Answer:
     """`GET /agents/conversations/{conversation_id}/runs`."""
     id_ = _conversation_id(asked)
-    runs = desk.calls.face.list_runs
-    return await desk.calls.of(_runs, runs, id_, scope=asked.scope)
+    runs = desk.calls.service.list_runs
+    return await desk.calls.reading(_runs, runs, id_, asked.scope)
 
 
 async def get_run(desk: Desk, asked: Asked) -> Answer:
     """`GET /agents/runs/{run_id}`."""
     id_ = _run_id(asked)
-    get = desk.calls.face.get_run
-    return await desk.calls.of(partial(answer, 200), get, id_, scope=asked.scope)
+    get = desk.calls.service.get_run
+    return await desk.calls.reading(partial(answer, 200), get, id_, asked.scope)
 
 
 async def cancel_run(desk: Desk, asked: Asked) -> Answer:
     """`POST /agents/runs/{run_id}/cancel`."""
     id_ = _run_id(asked)
-    face, of = desk.calls.face, desk.calls.of
-    run = await of(_same_run, face.get_run, id_, scope=asked.scope)
+    get, cancel = desk.calls.service.get_run, desk.calls.face.cancel_run
+    run = await desk.calls.reading(_same_run, get, id_, asked.scope)
     if run.terminal:
         return answer(200, run)
-    return await of(_cancelled, face.cancel_run, id_, scope=asked.scope)
+    return await desk.calls.of(_cancelled, cancel, id_, scope=asked.scope)
 
 
 async def run_events(desk: Desk, asked: Asked) -> EventStream | Answer:
@@ -182,15 +176,15 @@ async def run_events(desk: Desk, asked: Asked) -> EventStream | Answer:
 async def get_job(desk: Desk, asked: Asked) -> Answer:
     """`GET /agents/inference-jobs/{job_id}`."""
     id_ = path_id(asked.request, "job_id", JOB)
-    get = desk.calls.face.inference_job
-    return await desk.calls.of(partial(answer, 200), get, id_, scope=asked.scope)
+    get = desk.calls.service.inference_job
+    return await desk.calls.reading(partial(answer, 200), get, id_, asked.scope)
 
 
 async def list_jobs(desk: Desk, asked: Asked) -> Answer:
     """`GET /agents/runs/{run_id}/inference-jobs`."""
     id_ = _run_id(asked)
-    jobs = desk.calls.face.list_jobs
-    return await desk.calls.of(_jobs, jobs, id_, scope=asked.scope)
+    jobs = desk.calls.service.list_jobs
+    return await desk.calls.reading(_jobs, jobs, id_, asked.scope)
 
 
 # ---------------------------------------------------------------- without a token

@@ -134,10 +134,14 @@ class Server:
         application = build(face, authenticate, options or HttpOptions())
         config = uvicorn.Config(
             application.app,
+            # Whatever else is installed: with httptools uvicorn answers HTTP/1.0
+            # in chunks, which such a reader of a stream takes for content.
+            http="h11",
             lifespan="on",
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # nothing here depends on where a caller sits
             timeout_keep_alive=serving.keep_alive,
             timeout_graceful_shutdown=max(1, int(serving.drain_seconds)),
         )
