@@ -1,6 +1,7 @@
 """The figures of a release: each comes from a run, and the README has no others."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,7 @@ def test_parts_that_were_not_run_keep_their_rows(run: Run) -> None:
     assert run("sqlite", "--kills", "2", "--runs", "1") == 0
     kept, kills = run.rows()
     assert kept == first
-    assert kills.startswith("| SIGKILL on SQLite | 2 worker processes killed over ")
+    assert re.match(r"\| SIGKILL on SQLite \| \d+ worker processes killed ", kills)
     assert "| 0 executions doubled, nothing lost |" in kills
     run("simulations", "--seeds", "4", "--jobs", "1")
     again, same = run.rows()
