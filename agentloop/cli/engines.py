@@ -136,6 +136,7 @@ def _dbos(asked: Asked) -> Iterator[Driving]:
         return DbosWorker(loop, database, runs=n)
 
     with DbosEngine(database) as engine:
+        engine.migrate()  # does nothing where a worker has done so
         yield Driving(engine, work)
 
 

@@ -17,8 +17,8 @@ from temporalio import workflow
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError
 
-# Passed through, because they are pure and the sandbox would load them anew for
-# every run: a few hundred milliseconds each time, mostly for cattrs.
+# Passed through, because they are pure and the sandbox would load them anew for each
+# run: measured, a quarter of a second of CPU each time instead of some milliseconds.
 with workflow.unsafe.imports_passed_through():
     from attrs import evolve
 

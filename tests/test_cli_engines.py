@@ -1,7 +1,8 @@
-"""`agentloop serve` and `agentloop worker` with `--engine`, as processes."""
+"""`agentloop serve` and `agentloop worker` with `--engine`, as the README has them."""
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,8 +16,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.temporal_server import running
+from tests import postgres_server, temporal_server
+from tests.dbos_place import fresh_database
 
+README = (Path(__file__).parent.parent / "README.md").read_text()
 COMMAND = [sys.executable, "-m", "agentloop"]
 HEADERS = {"Authorization": "Bearer secret"}
 TOOLS = '''
@@ -62,11 +65,31 @@ def process(folder: Path, *arguments: str) -> Iterator[tuple[Any, str]]:
             running.kill()
 
 
-def flags(queue: str) -> list[str]:
-    """What serve and worker have in common."""
-    model = ["--backend", "script:script.json", "--tools", "own=own_tools:tools"]
-    engine = ["--engine", "temporal", "--address", running().address]
-    return ["--store", "agents.db", *model, *engine, "--task-queue", queue]
+def commands(engine: str, changes: dict[str, str]) -> dict[str, list[str]]:
+    """The README's commands for an engine by their verbs, on servers of this test."""
+    block = rf"<!-- engine {engine} -->\n```sh\n(.*?)```"
+    found = re.search(block, README, re.DOTALL)
+    assert found is not None, engine
+    text = found[1]
+    for written, meant in changes.items():
+        assert written in text, written
+        text = text.replace(written, meant)
+    lines = [line.split() for line in text.splitlines()]
+    assert all(line[0] == "agentloop" for line in lines)
+    return {line[1]: line[1:] for line in lines}
+
+
+def on_temporal() -> dict[str, list[str]]:
+    """With a task queue that no other test has."""
+    where = f"{temporal_server.running().address} --task-queue {uuid.uuid4()}"
+    return commands("temporal", {"127.0.0.1:7233": where, "--port 8000": "--port 0"})
+
+
+def on_dbos() -> dict[str, list[str]]:
+    """In a database that no other test has."""
+    where = fresh_database(postgres_server.address(), f"cli_{uuid.uuid4().hex}")
+    written = "postgresql://localhost/agents"
+    return commands("dbos", {written: where, "--port 8000": "--port 0"})
 
 
 def start(client: httpx.Client) -> str:
@@ -91,11 +114,14 @@ def ended(client: httpx.Client, run: str) -> dict[str, Any]:
     return dict(found)
 
 
-def test_serve_starts_what_a_worker_drives(folder: Path) -> None:
+@pytest.mark.parametrize("engine", [on_temporal, on_dbos])
+def test_serve_starts_what_a_worker_drives(folder: Path, engine: Any) -> None:
     """The server drives nothing itself; a worker does, and both stop when told to."""
-    queue = str(uuid.uuid4())
-    served = ("serve", *flags(queue), "--port", "0", "--token", "secret=1:407")
-    with process(folder, *served) as (server, line):
+    verbs = engine()
+    tools = ["--tools", "own=own_tools:tools"]
+    if "migrate" in verbs:
+        subprocess.run([*COMMAND, *verbs["migrate"]], check=True, cwd=folder)
+    with process(folder, *verbs["serve"], *tools) as (server, line):
         client = httpx.Client(
             base_url=line.split()[-1], headers=HEADERS, trust_env=False
         )
@@ -103,8 +129,8 @@ def test_serve_starts_what_a_worker_drives(folder: Path) -> None:
             run = start(client)
             found = client.get(f"/agents/runs/{run}").json()
             assert found["status"] == "pending"
-            with process(folder, "worker", *flags(queue)) as (worker, up):
-                assert up == "agentloop drives runs of agents.db\n"
+            with process(folder, *verbs["worker"], *tools) as (worker, up):
+                assert up.startswith("agentloop drives runs of ")
                 found = ended(client, run)
                 assert (found["status"], found["final_text"]) == ("completed", "done")
                 worker.send_signal(signal.SIGTERM)
