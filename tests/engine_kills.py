@@ -7,8 +7,9 @@ inference or a call, wherever the dice say. A death is answered with a new worke
 
 Counted is, outside of the library, how often every call was made. `doubled` are calls
 made twice that may not be repeated, `repeated` those that may, `unknown` the calls of
-which the model was told that nobody knows. A run's pause is the time from the death of
-the worker that made its last call until its next call, or its end.
+which the model was told that nobody knows. A run's recovery is the time from the death
+of the worker that made its last call until its next call, or its end; where another
+worker dies in that time, it is counted among the pauses only.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import define, field
 
 from agentloop.core.run import Run
 from agentloop.testing.engines import Stage, opened
@@ -32,6 +33,8 @@ from agentloop.testing.engines.stage import reference
 from agentloop.testing.engines.waiting import until
 
 AT_ONCE = 8
+LONG = 8.0
+"""Seconds above which a pause is told by itself."""
 FLOWS = ("rows", "rows", "rows", "one look")
 PLACES = (
     *(f"{when} {what}" for when in ("before", "after") for what in ("model", "tool")),
@@ -81,13 +84,14 @@ def queue() -> Iterator[Stage]:
 ENGINES = {"dbos": dbos, "temporal": temporal, "queue": queue}
 
 
-@frozen
+@define
 class Death:
-    """A worker that died, when, and at which run it was."""
+    """A worker that died, when, how far its runs were, and if it was the last one."""
 
-    pid: int
+    where: str
     at: float
     calls: dict[str, int]
+    calm: bool = True
 
 
 @define
@@ -101,6 +105,7 @@ class Hunt:
     flows: dict[str, str] = field(factory=dict)
     open: list[Death] = field(factory=list)
     pauses: list[float] = field(factory=list)
+    recoveries: list[float] = field(factory=list)
     broken: list[str] = field(factory=list)
     kills: Counter[str] = field(factory=Counter)
     unknown: int = 0
@@ -130,9 +135,15 @@ class Hunt:
         for death in self.open:
             for run_id, before in list(death.calls.items()):
                 if made[run_id] > before or run_id in self.ended:
-                    self.pauses.append(now - death.at)
+                    self._note(death, run_id, now - death.at)
                     del death.calls[run_id]
         self.open = [death for death in self.open if death.calls]
+
+    def _note(self, death: Death, run_id: str, seconds: float) -> None:
+        (self.recoveries if death.calm else self.pauses).append(seconds)
+        if seconds > LONG:
+            kind = "calm" if death.calm else "struck again"
+            print(f"{seconds:6.1f} s  for run {run_id}, {death.where}, {kind}")
 
     def _examine(self, run: Run) -> None:
         """What is wrong with a run that ended; nothing when nothing was lost."""
@@ -152,12 +163,22 @@ class Hunt:
     # ------------------------------------------------------------ deaths
 
     def strike(self) -> None:
-        """One death, and a new worker."""
+        """One death, and a new worker; every other time when all has recovered."""
+        if self.chance.random() < 0.5:
+            self._recover()
         if self.chance.random() < 0.5:
             self._kill()
         else:
             self._have_die()
         self.stage.staff()
+
+    def _recover(self) -> None:
+        def recovered() -> bool:
+            self.feed()
+            self.look()
+            return not self.open
+
+        until(recovered, "all runs go on", 120.0)
 
     def _kill(self) -> None:
         time.sleep(self.chance.uniform(0.0, 1.0))
@@ -187,7 +208,10 @@ class Hunt:
             if entry.run_id in self.live:
                 last[entry.run_id] = (entry.pid, last.get(entry.run_id, (0, 0))[1] + 1)
         calls = {id_: count for id_, (by, count) in last.items() if by == pid}
-        self.open.append(Death(pid, time.monotonic(), calls))
+        for death in self.open:
+            death.calm = False
+        if calls:
+            self.open.append(Death(where, time.monotonic(), calls))
 
     # ------------------------------------------------------------ the end
 
@@ -207,7 +231,6 @@ class Hunt:
         times = Counter(entry.effect_key for entry in entries)
         tool = {entry.effect_key: entry.tool for entry in entries}
         again = [key for key, count in times.items() if count > 1]
-        pauses = sorted(self.pauses)
         return {
             "kills": sum(self.kills.values()),
             "runs": len(self.ended),
@@ -216,12 +239,19 @@ class Hunt:
             "repeated": sum(tool[key] == "look" for key in again),
             "unknown": self.unknown,
             "lost": len(self.broken) + len(self.live),
-            "pauses": len(pauses),
-            "pause median s": round(statistics.median(pauses), 2) if pauses else None,
-            "pause max s": round(pauses[-1], 2) if pauses else None,
+            "recoveries": shown(self.recoveries),
+            "pauses": shown(self.pauses),
             "seconds": round(seconds),
             "places": dict(self.kills.most_common()),
         }
+
+
+def shown(spans: list[float]) -> str:
+    """How many, and how long in the middle and at most."""
+    if not spans:
+        return "none"
+    middle, most = statistics.median(spans), max(spans)
+    return f"{len(spans)}, median {middle:.1f} s, max {most:.1f} s"
 
 
 def hunt(stage: Stage, kills: int, seed: int) -> tuple[dict[str, Any], list[str]]:
