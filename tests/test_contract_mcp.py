@@ -455,7 +455,7 @@ def test_the_server_judges_arguments(
 
 
 def test_a_bad_tool_does_not_sink_a_run(hostile: HostileServer, face: str) -> None:
-    """What cannot be offered is left out, and the model is offered the rest."""
+    """What cannot be offered is left out and told; the model is offered the rest."""
     good = calls(("bad-good", {}))
     with world(good, says("ok"), face=face, mcp=directory()) as served:
         server = {"alias": "bad", "url": hostile.url(own("list-bad-tools"))}
@@ -464,6 +464,10 @@ def test_a_bad_tool_does_not_sink_a_run(hostile: HostileServer, face: str) -> No
         assert run["status"] == "completed"
         asked = served.backend.seen[0]
         assert [tool.name for tool in asked.specs] == ["bad-good"]
+        events = served.get(f"/agents/runs/{run['id']}/events").text
+        assert (
+            "bad: tool 'null_schema' left out: its inputSchema is no object" in events
+        )
 
 
 # ------------------------------------------------ the synchronous check of a choice

@@ -38,7 +38,8 @@ class ToolServer(Protocol):
     """The tools under one alias. Shared by all threads.
 
     A server with `async def acall`, with the signature of `call`, is awaited by
-    the async driver instead of using a thread.
+    the async driver instead of using a thread. One with `reports`, a tuple of lines
+    about what its last discovery left out, has them told in an event of the run.
     """
 
     def declared(self) -> tuple[Offer, ...] | None:

@@ -9,7 +9,7 @@ against their contract becomes a failure of the run, never of the worker.
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from attrs import evolve, frozen
 
@@ -62,6 +62,8 @@ from agentloop.wire import (
 )
 from agentloop.wire.checkpoint import versioned
 
+MAX_REPORTS = 50
+"""Lines about tools that servers left out; events are kept, and stay slim."""
 Discoveries: TypeAlias = dict[str, tuple[Offer, ...] | Failure]
 
 
@@ -275,10 +277,27 @@ class Performer:
                 return Performed(command, DiscoveryFailed(command.attempt, failed))
         known = {a: o for a, o in found.items() if not isinstance(o, Failure)}
         toolbox = self.drive.equip({**self.drive.catalogs, **known})
-        told: tuple[Told, ...] = ()
+        notes: dict[str, Any] = {}
         if toolbox.dropped:
-            told = (("text_normalised", {"dropped_tools": list(toolbox.dropped)}),)
+            notes["dropped_tools"] = list(toolbox.dropped)
+        if left_out := self._left_out(command):
+            notes["left_out"] = left_out
+        told: tuple[Told, ...] = (("text_normalised", notes),) if notes else ()
         return Performed(command, Discovered(toolbox.routing), told=told)
+
+    def _left_out(self, command: Discover) -> list[str]:
+        """What the servers themselves left out of their catalogs, and why."""
+        reports = [
+            f"{alias}: {line}"
+            for alias in command.servers
+            for line in _reports(self.drive.servers[alias])
+        ]
+        return reports[:MAX_REPORTS]
+
+
+def _reports(server: ToolServer) -> tuple[str, ...]:
+    found = getattr(server, "reports", ())
+    return found if isinstance(found, tuple) else ()
 
 
 def perform(performer: Performer, effect: Effect, began: str) -> Performed:
