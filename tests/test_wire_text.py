@@ -17,10 +17,10 @@ from agentloop.wire import (
     clean,
     clean_text,
     dump,
+    encoder,
     parse,
     undump,
 )
-from agentloop.wire import text as text_room
 from tests import strategies as some
 
 MARK = "\ufffd"
@@ -56,7 +56,13 @@ def test_what_is_dumped_is_the_standard_encoders_text(value):
 def test_without_an_encoder_to_be_made_the_standard_one_serves(monkeypatch):
     """An interpreter without CPython's encoder writes the same text."""
     monkeypatch.setattr(json.encoder, "c_make_encoder", None)
-    assert text_room._encode()({"a": [1, None]}) == '{"a":[1,null]}'
+    assert encoder(",", ":")({"a": [1, None]}) == '{"a":[1,null]}'
+
+
+@given(some.json_values())
+def test_an_encoder_writes_the_separators_it_was_made_with(value):
+    """With the standard separators it is the standard text."""
+    assert encoder(", ", ": ")(value) == json.dumps(value)
 
 
 @given(some.json_values())

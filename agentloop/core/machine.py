@@ -88,6 +88,9 @@ _VOID_STOPS = {
 }
 """Stop reasons that void a turn, with what the run then fails as (rule 2)."""
 
+_AUTO = Auto()
+_FIRST_TRY = Inferring()
+
 
 def start(plan: Plan, opening: Message, routing: Routing | None) -> LoopState:
     """The first state of a run: discovering, or inferring when routing is known."""
@@ -100,7 +103,7 @@ def next_command(state: LoopState) -> Command:
     match state.phase:
         case Inferring(attempt, delay, at_least):
             first = state.iterations == 1
-            choice = state.plan.tool_choice if first else Auto()
+            choice = state.plan.tool_choice if first else _AUTO
             return Infer(state.iterations, attempt, delay, at_least, choice, state.log)
         case CallingTools() as phase:
             return CallTools(_window(state.plan, phase))
@@ -176,7 +179,7 @@ def _discovered(state: LoopState, routing: Routing) -> LoopState:
 def _begin(state: LoopState, log: Log) -> LoopState:
     """The next iteration; it counts from now on (rule 11)."""
     return LoopState(
-        state.plan, state.routing, Inferring(), state.iterations + 1, log, state.usage
+        state.plan, state.routing, _FIRST_TRY, state.iterations + 1, log, state.usage
     )
 
 

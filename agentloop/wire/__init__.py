@@ -24,6 +24,7 @@ from agentloop.wire.text import (
     clean,
     clean_text,
     dump,
+    encoder,
     parse,
     undump,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "clean_message",
     "clean_text",
     "dump",
+    "encoder",
     "instant",
     "is_uuid",
     "load",

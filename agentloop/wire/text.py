@@ -128,25 +128,25 @@ def _refuse_constant(text: str) -> NoReturn:
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_unique, parse_float=_finite, parse_constant=_refuse_constant
 )
-_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 
 
-def _encode() -> Callable[[Any], str]:
-    """What `_ENCODER.encode` does, with an encoder that is made once.
+def encoder(item: str, key: str) -> Callable[[Any], str]:
+    """What `json.dumps` does with these separators, by an encoder made once.
 
     The standard one makes another for each text, which costs as much as a small
-    text does, and a run stores about ten of them per iteration. Elsewhere than in
-    CPython there is none to be made.
+    text does, and a run writes about ten of them per iteration. Elsewhere than in
+    CPython there is none to be made. NaN is refused, as JSON has no form for it.
     """
+    whole = json.JSONEncoder(allow_nan=False, separators=(item, key))
     make = getattr(json.encoder, "c_make_encoder", None)
     if make is None:
-        return _ENCODER.encode
+        return whole.encode
     quote = json.encoder.encode_basestring_ascii
-    chunks = make(None, _ENCODER.default, quote, None, ":", ",", False, False, False)
+    chunks = make(None, whole.default, quote, None, key, item, False, False, False)
     return lambda value: "".join(chunks(value, 0))
 
 
-_encoded: Final = _encode()
+_encoded: Final = encoder(",", ":")
 
 
 def dump(value: Any) -> str:

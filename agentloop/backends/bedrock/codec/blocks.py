@@ -25,12 +25,15 @@ from agentloop.core.content import (
     ToolResult,
     ToolUse,
 )
-from agentloop.wire import WireError, clean, clean_text, dump
+from agentloop.wire import WireError, clean, clean_text, dump, encoder
 
 Wire: TypeAlias = dict[str, Any]
 """A content block as the Converse API writes it."""
 
 PROVIDER: Final = "bedrock"
+
+as_botocore: Final = encoder(", ", ": ")
+"""The same text as `json.dumps` with its defaults, which is what botocore writes."""
 
 USER_KINDS: Final = frozenset(
     {

@@ -5,14 +5,13 @@ tool choice (first iteration), placeholders for tools that are gone, thinking wh
 is not allowed yet, and the job's id differ. This room knows no messages.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from attrs import frozen
 
-from agentloop.backends.bedrock.codec.blocks import Wire
+from agentloop.backends.bedrock.codec.blocks import Wire, as_botocore
 from agentloop.backends.bedrock.codec.names import TOOL_NAME, Names
 from agentloop.backends.bedrock.codec.schemas import native, tool_schema
 from agentloop.backends.bedrock.options import JOB_KEY, Model
@@ -28,7 +27,6 @@ AS_JSON: Final = (
     "and no code fence. It must be valid against this JSON Schema:\n{schema}"
 )
 _NOT_METADATA: Final = re.compile(r"[^a-zA-Z0-9\s:_@$#=/+,.-]")
-_encode: Final = json.JSONEncoder(allow_nan=False).encode
 
 
 @frozen
@@ -67,14 +65,14 @@ class Frame:
         constant = self._tails.get(key)
         if constant is None:
             constant = self._tails[key] = b"".join(
-                b', "%b": %b' % (name.encode(), _encode(value).encode("ascii"))
+                b', "%b": %b' % (name.encode(), as_botocore(value).encode("ascii"))
                 for name, value in self._members(moment)
             )
         metadata = {
             JOB_KEY: _NOT_METADATA.sub("_", job_id)[:256],
             **self._model.options.metadata,
         }
-        last = _encode(metadata).encode("ascii")
+        last = as_botocore(metadata).encode("ascii")
         return b']%b, "requestMetadata": %b}' % (constant, last)
 
     def _members(self, moment: Moment) -> Iterator[tuple[str, Any]]:

@@ -11,12 +11,11 @@ answered; no turn is empty; a document has a text beside it; reasoning stands fi
 the last turn is the user's. Whatever had to be added or dropped for that is noted.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 from agentloop.backends.bedrock.capabilities import Capabilities
-from agentloop.backends.bedrock.codec.blocks import Blocks, Wire
+from agentloop.backends.bedrock.codec.blocks import Blocks, Wire, as_botocore
 from agentloop.backends.bedrock.codec.names import Names
 from agentloop.core.content import (
     Block,
@@ -35,9 +34,6 @@ WENT_ON: Final = "(noted)"
 GO_ON: Final = "Please go on."
 ATTACHED: Final = "(see the document)"
 _MOST_NOTES: Final = 50
-
-_encode: Final = json.JSONEncoder(allow_nan=False).encode
-"""The same text as `json.dumps` with its defaults, which is what botocore writes."""
 
 
 class Turns:
@@ -209,9 +205,9 @@ class Turns:
 
 
 def _turn(role: str, content: list[Wire]) -> bytes:
-    return _encode({"role": role, "content": content}).encode("ascii")
+    return as_botocore({"role": role, "content": content}).encode("ascii")
 
 
 def with_cache_point(turn: bytes, point: Wire) -> bytes:
     """The same turn with a cache point as its last block."""
-    return b"%b, %b]}" % (turn[:-2], _encode(point).encode("ascii"))
+    return b"%b, %b]}" % (turn[:-2], as_botocore(point).encode("ascii"))
