@@ -601,9 +601,37 @@ def test_a_run_whose_conversation_is_gone_fails() -> None:
         assert error["type"] == "AgentLoopConversationNotFound"
 
 
+@pytest.mark.parametrize("face", ["sync", "async"])
+def test_an_end_that_the_store_refuses_is_a_violated_invariant(face: str) -> None:
+    """The run ends with it instead of being driven for ever; a fresh one works."""
+    refusals = ["the status 'completed' does not go with an error"]
+
+    def finalize(real: Any, *args: Any, **named: Any) -> Any:
+        if refusals:
+            raise ValueError(refusals.pop())
+        return real(*args, **named)
+
+    script = [says("one"), says("two")]
+    with world(*script, face=face, store=FaultyStore(finalize=finalize)) as served:
+        conversation = served.conversation()
+        run = served.run(conversation)
+        row = BY_TYPE["AgentLoopFinalizeInvariantViolated"]
+        assert (run["status"], run["final_text"]) == ("failed", None)
+        assert run["error"] == {
+            "type": row.type,
+            "message": "finalize was called with fields that do not fit: "
+            "the status 'completed' does not go with an error",
+            "title": row.title,
+            "docs_url": f"{PAGES}{row.slug}",
+        }
+        assert run["iterations_used"] == 1 == len(run["submitted_inference_job_ids"])
+        version = served.version(conversation)
+        again = served.run(conversation, expected_version=version)
+        assert again["final_text"] == "two"
+
+
 STORED_ENDS = [
-    "AgentLoopAgentRunNotFound",
-    "AgentLoopFinalizeInvariantViolated",
+    "AgentLoopAgentRunNotFound",  # its row is gone: nothing of it can be read here
     "AgentLoopTokenBudgetExceeded",
     "AgentLoopWorkflowStartFailed",
 ]
@@ -784,6 +812,7 @@ TYPES_HERE = {
     "AgentLoopDeadlineExceeded",
     "AgentLoopWorkerLost",
     "AgentLoopConversationNotFound",
+    "AgentLoopFinalizeInvariantViolated",
 }
 TYPES_ELSEWHERE = {
     "AgentLoopCancelled",  # test_contract

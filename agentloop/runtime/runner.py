@@ -6,10 +6,11 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from typing import TypeAlias
 
-from attrs import frozen
+from attrs import evolve, frozen
 
+from agentloop.core.catalog import describe
 from agentloop.core.machine import give_up
-from agentloop.core.phases import CancelRequested
+from agentloop.core.phases import CancelRequested, Failed, Finished
 from agentloop.ports import (
     Claim,
     ClaimRequest,
@@ -38,6 +39,7 @@ from agentloop.runtime.pulse import Pulse
 log = logging.getLogger("agentloop")
 Way: TypeAlias = Callable[[Desk, Mailbox, Executor], RunRow | None]
 """How a desk is driven: returns the row of a run that ended."""
+_VIOLATED = "AgentLoopFinalizeInvariantViolated"
 
 
 @frozen
@@ -143,6 +145,12 @@ def desk_for(
 
 def finish_broken(desk: Desk, error: Exception) -> RunRow:
     """End a run whose driver raised, so that it does not fail for ever."""
+    if desk.finished and isinstance(error, ValueError):
+        # The store takes no such end, and would refuse it for ever.
+        problem = str(error)[:300]
+        failed = Failed(_VIOLATED, describe(_VIOLATED, problem=problem))
+        desk.state = evolve(desk.state, phase=Finished(failed))
+        return desk.finish()
     broken = error if isinstance(error, BrokenRunError) else worker_lost(error)
     end = broken.outcome
     desk.state = give_up(desk.state, end.type, end.message)
