@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from attrs import evolve
+
 from agentloop import AgentLoop
 from agentloop.core.machine import next_command
 from agentloop.core.phases import Finish
@@ -68,7 +70,7 @@ class QueuePlayer:
 
     def __init__(self, table: Table, loop: AgentLoop) -> None:
         self._table = table
-        self._rounds = loop.rounds("queue")
+        self.rounds = loop.rounds("queue")
         self._stopped = threading.Event()
         self._mine: set[str] = set()
         self._lock = threading.Lock()
@@ -108,12 +110,12 @@ class QueuePlayer:
         return self._table.run("SELECT run, company FROM queue WHERE done = 0")
 
     def _recipe(self, run: RunRef) -> None:
-        standing = self._rounds.begin(run)
+        standing = self.rounds.begin(run)
         while not isinstance(next_command(standing.state), Finish):
             self._sleep(run, standing.wait)
             if self._stopped.is_set():
                 return
-            standing = self._rounds.go_on(run, standing)
+            standing = self.rounds.go_on(run, standing)
         self._table.run("UPDATE queue SET done = 1 WHERE run = ?", run.run_id)
 
     def _sleep(self, run: RunRef, seconds: float) -> None:
@@ -148,3 +150,41 @@ class QueuePlace:
 def place(folder: str) -> QueuePlace:
     """The factory that the kit imports."""
     return QueuePlace(folder)
+
+
+class LyingPlace:
+    """A place that breaks promises: every call is made twice, the second time wrong."""
+
+    lease = 1.0
+
+    def __init__(self, folder: str) -> None:
+        self._place = QueuePlace(folder)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._place, name)
+
+    def work(self, loop: AgentLoop) -> QueuePlayer:
+        player = self._place.work(loop)
+        servers: Any = player.rounds.runner.resources.servers
+        for alias, server in list(servers.items()):
+            servers[alias] = Twice(server)
+        return player
+
+
+class Twice:
+    """A tool server that does everything twice."""
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._server, name)
+
+    def call(self, call: Any) -> Any:
+        self._server.call(call)
+        return self._server.call(evolve(call, name=f"{call.name} again"))
+
+
+def lying(folder: str) -> LyingPlace:
+    """The factory of a place that breaks promises."""
+    return LyingPlace(folder)

@@ -9,11 +9,14 @@ from agentloop.testing.engines import (
     CHECKS,
     DEATHS,
     PARITY,
+    BrokenPromiseError,
     Stage,
     death,
     opened,
     parity,
 )
+from agentloop.testing.engines.ledger import Fuse
+from agentloop.testing.engines.place import imported
 
 
 @pytest.fixture(scope="module")
@@ -40,3 +43,66 @@ def test_death(stage: Stage, where: str) -> None:
 def test_check(stage: Stage, check: str) -> None:
     """What the kit claims holds of the queue."""
     CHECKS[check](stage)
+
+
+# ---------------------------------------------------------------- what the kit finds
+
+
+@pytest.fixture(scope="module")
+def lies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """A stage at a place that breaks promises."""
+    folder: Path = tmp_path_factory.mktemp("lies")
+    with opened("tests.queue_engine:lying", str(folder)) as made:
+        yield made
+
+
+def test_a_call_that_is_made_twice_is_found(lies: Stage) -> None:
+    """The ledger is outside of the library, and counts what really happened."""
+    with pytest.raises(BrokenPromiseError, match="executions of one call"):
+        CHECKS["two workers share the runs"](lies)
+
+
+def test_another_answer_is_found(lies: Stage) -> None:
+    """Parity is about every message."""
+    parity(lies, "answer")
+    with pytest.raises(BrokenPromiseError, match="server tools: wanted"):
+        parity(lies, "server tools")
+
+
+def test_a_death_that_nobody_died_is_found(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A place that no worker comes by proves nothing."""
+    monkeypatch.setitem(DEATHS, "nowhere", ("before nothing", 1))
+    with pytest.raises(BrokenPromiseError, match="no worker came by nowhere"):
+        death(stage, "nowhere")
+
+
+def test_a_worker_that_cannot_start_says_why(tmp_path: Path) -> None:
+    """What it had to say is shown to whoever waits for it."""
+    with (
+        opened("tests.queue_engine:place", str(tmp_path)) as here,
+        pytest.raises(AssertionError, match="nonsense"),
+    ):
+        here.crew.hire(1, nonsense=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("nowhere", ValueError),
+        ("tests.queue_engine:AWAY", TypeError),
+        ("tests.queue_engine:nobody", TypeError),
+        ("tests.nowhere:place", ImportError),
+    ],
+)
+def test_a_factory_is_found_by_its_name_only(name: str, error: type) -> None:
+    """What cannot be found or called is refused with what is wrong."""
+    with pytest.raises(error):
+        imported(name)
+
+
+def test_a_fuse_counts_to_thirty(tmp_path: Path) -> None:
+    """More passes than that are a mistake."""
+    with pytest.raises(ValueError, match="30"):
+        Fuse(tmp_path).arm("after claim", 31)
