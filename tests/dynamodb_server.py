@@ -153,11 +153,9 @@ def rows() -> dict[tuple[str, str], dict[str, Any]]:
     table = _backend().tables.get(TABLE)
     if table is None:
         return {}
-    return {
-        (pk, sk): item.to_json()["Attributes"]
-        for pk, by_sort in table.items.items()
-        for sk, item in ((str(key.value), each) for key, each in by_sort.items())
-    }
+    items = [item for each in table.items.values() for item in each.values()]
+    found = [item.to_json()["Attributes"] for item in items]
+    return {(row["pk"]["S"], row["sk"]["S"]): row for row in found}
 
 
 def _backend() -> DynamoDBBackend:
@@ -174,6 +172,16 @@ def emptied() -> None:
     (version,) = (rows for key, rows in table.items.items() if key.value == "schema")
     (row,) = version.values()
     table.items = defaultdict(dict, {row.hash_key: version})
+
+
+def dropped(name: str) -> None:
+    """Make sure that there is no such table."""
+    _backend().tables.pop(name, None)
+
+
+def forgotten(name: str) -> None:
+    """Remove all rows of a table, its version too."""
+    _backend().tables[name].items = defaultdict(dict)
 
 
 # ---------------------------------------------------------------- what is sent

@@ -21,6 +21,7 @@ DynamoDB writes a partition about a thousand times a second at most.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final as Constant
 from typing import TypeVar
 
@@ -51,7 +52,7 @@ from agentloop.stores import dynamodb_making as making
 from agentloop.stores import dynamodb_rows as rows
 from agentloop.stores import dynamodb_schema as schemas
 from agentloop.stores.clock import MachineClock, instant
-from agentloop.stores.dynamodb_table import GoneError, HostClient, Table
+from agentloop.stores.dynamodb_table import GoneError, HostClient, Table, pause
 from agentloop.stores.rules import prune_limit
 
 T = TypeVar("T")
@@ -231,6 +232,7 @@ class DynamoDBStore:
     def ping(self) -> None:
         """See `Store.ping`; reads the table's version."""
         schemas.check_version(self._table)
+        self._checked = True
 
     # ------------------------------------------------------------ calls
 
@@ -241,13 +243,13 @@ class DynamoDBStore:
         return keys.after(self._now(), seconds)
 
     def _do(self, work: Callable[[Table], T]) -> T:
-        """Do work, anew where it met rows that were being deleted."""
+        """Do work, anew where it met rows that were being deleted or committed."""
         if not self._checked:
-            schemas.check_version(self._table)
-            self._checked = True
-        for _ in range(_TRIES):
-            try:
+            self.ping()
+        for attempt in range(_TRIES):
+            with suppress(GoneError):
                 return work(self._table)
-            except GoneError as error:
-                cause = error
-        raise StoreUnavailableError(f"DynamoDB table {self._table.name}: {cause}")
+            pause(attempt)
+        raise StoreUnavailableError(
+            f"DynamoDB table {self._table.name}: what is read changes all the time"
+        )

@@ -8,7 +8,7 @@ the next prune or delete; doing it twice does no harm.
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Final
+from typing import Final, TypeVar
 
 from agentloop.ports.store import Reader
 from agentloop.stores import dynamodb_keys as keys
@@ -23,6 +23,8 @@ from agentloop.stores.dynamodb_table import (
     under,
 )
 from agentloop.stores.dynamodb_values import Row
+
+T = TypeVar("T")
 
 _UNBORN: Final = 3_600_000_000
 """Microseconds after which nobody is still writing the first texts of something."""
@@ -160,9 +162,9 @@ def _removal(run: Row, head: Row | None) -> list[Write]:
 def _empty_run(table: Table, uid: str) -> None:
     place = keys.of_run(uid)
     jobs = table.query(under(place, "job#", "id"))
-    for group in _groups(jobs, _JOBS_AT_ONCE):
-        owned = [[delete(keys.job(row["id"]), _OURS, uid=uid)] for row in group]
-        _surely(table, owned)
+    named = dict.fromkeys(keys.job(row["id"]) for row in jobs)
+    for group in _groups(named, _JOBS_AT_ONCE):
+        _surely(table, [[delete(key, _OURS, uid=uid)] for key in group])
     _empty_partition(table, place)
 
 
@@ -197,7 +199,7 @@ def _drop_unnamed(table: Table, place: str) -> None:
     )
 
 
-def _groups(found: Iterable[Row], size: int) -> Iterator[Sequence[Row]]:
+def _groups(found: Iterable[T], size: int) -> Iterator[Sequence[T]]:
     rest = iter(found)
     while group := list(islice(rest, size)):
         yield group

@@ -11,7 +11,7 @@ from agentloop.ports.store import AttemptRow, EventRow, JobRow, Reader, RunRow
 from agentloop.stores import dynamodb_keys as keys
 from agentloop.stores import dynamodb_rows as rows
 from agentloop.stores.dynamodb_rows import Head
-from agentloop.stores.dynamodb_table import Span, Table, under
+from agentloop.stores.dynamodb_table import GoneError, Span, Table, under
 from agentloop.stores.dynamodb_texts import sure, text_of, unpack
 from agentloop.stores.dynamodb_values import Row
 
@@ -23,6 +23,8 @@ def checkpointed(table: Table, head: Head) -> tuple[str | None, str | None]:
     place = keys.of_run(head.uid)
     found = table.get_all([(place, "setup"), (place, "header")])
     setup, header = (found.get((place, name), {}) for name in ("setup", "header"))
+    if head.has_setup and not setup:
+        raise GoneError(f"the setup of {head.id} is gone")
     return (
         text_of(table, place, setup, "setup"),
         text_of(table, place, header, "header"),
@@ -39,6 +41,8 @@ def results(table: Table, head: Head) -> tuple[tuple[str, str], ...]:
     for row in table.query(under(place, prefix)):
         packed = tuple(unpack(sure(text_of(table, place, row, "results"))))
         found += list(zip(packed[::2], packed[1::2], strict=True))
+    if len(found) != head.open_results:
+        raise GoneError(f"results of {head.id} are gone")
     return tuple(found)
 
 
@@ -148,4 +152,6 @@ def events(
         packed = tuple(unpack(sure(text_of(table, place, row, "events"))))
         for number, body in zip(packed[::2], packed[1::2], strict=True):
             kept.append(EventRow(int(number), body))
+    if not kept or kept[-1].id != head.last_event:
+        raise GoneError(f"events of {head.id} are gone")
     return tuple(event for event in kept if event.id > after)

@@ -1,7 +1,8 @@
 """Reading from the DynamoDB table: rows of the port out of rows of the table.
 
-Every function may find that what it reads is being deleted, and then says so with
-`GoneError`; its caller begins anew and finds nothing. A run is there as long as its
+Every function may find that what it reads is being deleted, or that a transaction is
+not yet to be seen in all of its rows; it says so with `GoneError`, and its caller
+begins anew. A run is there as long as its
 conversation is, and a conversation as long as its head. Nothing in here writes.
 """
 

@@ -158,13 +158,13 @@ class Table:
     def _batch(self, keys: list[dict[str, Any]]) -> Iterator[Row]:
         for attempt in range(TRIES):
             asked = {self.name: {"Keys": keys, "ConsistentRead": True}}
-            answer = self._send("batch_get_item", RequestItems=asked)
+            answer = self._stubbornly("batch_get_item", RequestItems=asked)
             yield from map(plain_row, answer["Responses"].get(self.name, ()))
             left = answer.get("UnprocessedKeys", {}).get(self.name)
             if not left:
                 return
             keys = left["Keys"]
-            _pause(attempt)
+            pause(attempt)
         raise StoreUnavailableError(f"DynamoDB left {len(keys)} rows unread")
 
     def query(self, span: Span) -> Iterator[Row]:
@@ -235,11 +235,13 @@ class Table:
 
     def _write_batch(self, batch: list[dict[str, Any]]) -> None:
         for attempt in range(TRIES):
-            answer = self._send("batch_write_item", RequestItems={self.name: batch})
+            answer = self._stubbornly(
+                "batch_write_item", RequestItems={self.name: batch}
+            )
             batch = answer.get("UnprocessedItems", {}).get(self.name, [])
             if not batch:
                 return
-            _pause(attempt)
+            pause(attempt)
         raise StoreUnavailableError(f"DynamoDB left {len(batch)} rows unwritten")
 
     def _written(self, write: Write) -> dict[str, Any]:
@@ -262,7 +264,7 @@ class Table:
             try:
                 return self._send(operation, **request)
             except _ConflictError:
-                _pause(attempt)
+                pause(attempt)
         raise StoreUnavailableError(
             f"DynamoDB table {self.name}: others write the same rows all the time"
         )
@@ -275,7 +277,7 @@ class Table:
             StoreUnavailableError: DynamoDB did not answer, or refused to work.
             ValueError: what was given cannot be stored.
         """
-        return self._send(operation, TableName=self.name, **request)
+        return self._stubbornly(operation, TableName=self.name, **request)
 
     def _send(self, operation: str, **request: Any) -> dict[str, Any]:
         errors = require("botocore.exceptions", "dynamodb")
@@ -342,6 +344,6 @@ def _batches(requests: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]
         yield batch
 
 
-def _pause(attempt: int) -> None:
+def pause(attempt: int) -> None:
     """Wait a little, longer each time, and not as long as others do."""
     Event().wait(0.002 * 2**attempt * (0.5 + secrets.randbelow(1_000) / 1_000))
