@@ -82,20 +82,31 @@ class Fuse:
         for file in self.folder.glob("fuse *"):
             file.unlink(missing_ok=True)
 
+    @property
+    def dying(self) -> tuple[int, ...]:
+        """The processes that came by a fuse: dead, or about to be."""
+        return tuple(int(f.name.split()[1]) for f in self.folder.glob("dying *"))
+
     def pass_by(self, place: str) -> None:
         """Pass a place, or die there."""
         for count in range(_MOST, 0, -1):
-            if self._removed(self._file(place, count)):
+            if self._removed(self._file(place, count), last=count == 1):
                 if count == 1:
                     os.kill(os.getpid(), signal.SIGKILL)
                 return
 
-    def _removed(self, file: Path) -> bool:
-        """Whether this process, and no other, removed a file."""
+    def _removed(self, file: Path, *, last: bool) -> bool:
+        """Whether this process, and no other, removed a file.
+
+        The last one leaves a note of who dies, before anybody can see it gone.
+        """
         if not file.exists():
             return False
         try:
-            file.unlink()
+            if last:
+                file.rename(self.folder / f"dying {os.getpid()}")
+            else:
+                file.unlink()
         except FileNotFoundError:
             return False
         return True

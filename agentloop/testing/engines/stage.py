@@ -118,6 +118,8 @@ class Stage:
 
     def staff(self, n: int = WORKERS, **choices: Any) -> list[int]:
         """See to it that so many workers are there, with these options."""
+        dying = set(self.fuse.dying)  # who is about to be gone does not count
+        until(lambda: not dying & set(self.crew.alive), "the dying are dead")
         return self.crew.staff(n, **choices)
 
     def die(self, place: str, nth: int = 1) -> None:
