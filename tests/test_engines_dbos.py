@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 from attrs import define
+from dbos import DBOS
 
 from agentloop import AgentLoop
 from agentloop.core.catalog import RequestError
@@ -287,6 +288,34 @@ def test_a_process_has_one_worker(engine: Engine) -> None:
             pass
         with DbosWorker(loop, database, grace=1.0) as worker:
             assert worker.executor
+
+
+def test_a_worker_needs_dbos_for_itself(engine: Engine) -> None:
+    """An instance that is there already pickles; it is neither used nor ended."""
+    theirs = DBOS(config={"name": "theirs", "system_database_url": "sqlite://"})
+    database = DbosDatabase(engine.address, name="single")
+    try:
+        with (
+            AgentLoop(ScriptedBackend()) as loop,
+            pytest.raises(RuntimeError, match="process of its own"),
+            DbosWorker(loop, database),
+        ):
+            pass
+        assert DBOS(config={"name": "again"}) is theirs
+    finally:
+        DBOS.destroy()
+
+
+def test_a_worker_without_postgres_says_so() -> None:
+    """Entering fails at once, and leaves the process as it was."""
+    with AgentLoop(ScriptedBackend()) as loop:
+        for _ in range(2):
+            with (
+                pytest.raises(EngineUnavailableError) as refused,
+                DbosWorker(loop, DbosDatabase(NOBODY)),
+            ):
+                pass
+            assert "secretword" not in str(refused.value)
 
 
 # ---------------------------------------------------------------- the server

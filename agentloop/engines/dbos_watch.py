@@ -17,7 +17,14 @@ from attrs import define, field
 from dbos import DBOSClient, WorkflowStatus
 
 from agentloop.engines.dbos_client import NAME, WORKFLOW, DbosDatabase
-from agentloop.ports import Claim, ClaimRequest, RunRef, Store, require
+from agentloop.ports import (
+    Claim,
+    ClaimRequest,
+    EngineUnavailableError,
+    RunRef,
+    Store,
+    require,
+)
 
 log = logging.getLogger("agentloop")
 BEAT: Final = 1.0
@@ -68,9 +75,17 @@ class Watch:
     _thread: threading.Thread | None = field(default=None, init=False)
 
     def start(self) -> None:
-        """Be present from now on; looking around begins with the next beat."""
+        """Be present from now on; looking around begins with the next beat.
+
+        Raises:
+            EngineUnavailableError: Postgres cannot be reached.
+        """
+        psycopg = require("psycopg", "dbos")
         self._client = self.database.client()
-        self._present()
+        try:
+            self._present()
+        except psycopg.Error as error:
+            raise EngineUnavailableError(f"Postgres under DBOS: {error}") from None
         self._thread = threading.Thread(
             target=self._keep, name="agentloop-dbos-watch", daemon=True
         )
@@ -107,7 +122,9 @@ class Watch:
         self._take_over(present)
         self._pick_up()
         if beat % ADOPT == 0:
-            self._adopt()
+            with self._db.transaction():
+                if self._leads():
+                    self._adopt()
 
     def _disconnect(self) -> None:
         if self._db is not None:

@@ -162,6 +162,10 @@ class DbosWorker:
         runs: how many runs this worker holds at once, those that wait included.
         poll: seconds between two looks for runs that were started.
         grace: seconds that leaving waits for commands under way.
+
+    Raises:
+        RuntimeError: on entering, this process has another worker or uses DBOS.
+        EngineUnavailableError: on entering, Postgres cannot be reached.
     """
 
     def __init__(
@@ -196,15 +200,18 @@ class DbosWorker:
         if not _Process.registered:
             DBOS.workflow(name=WORKFLOW, max_recovery_attempts=None)(_run)
             _Process.registered = True
+        self._take_dbos()
         _Process.hands = self._hands
         try:
+            self._watch.start()
             self._launch()
         except BaseException:
             self._leave()
             raise
         return self
 
-    def _launch(self) -> None:
+    def _take_dbos(self) -> None:
+        """Make the one instance of this process."""
         database = self._database
         config: DBOSConfig = {
             "name": database.name,
@@ -215,12 +222,19 @@ class DbosWorker:
             "serializer": DBOSPortableJSONSerializer(),
             "log_level": "WARNING",
         }
-        self._watch.start()
         DBOS(config=config)
-        DBOS.listen_queues([database.name])
+        if DBOS.executor_id != self.executor:  # the one that was there was returned
+            raise RuntimeError(
+                "this process uses DBOS for something else, and there is one instance "
+                "of it; give the DbosWorker a process of its own"
+            )
+
+    def _launch(self) -> None:
+        name = self._database.name
+        DBOS.listen_queues([name])
         DBOS.launch()
         DBOS.register_queue(
-            database.name,
+            name,
             worker_concurrency=self._runs,
             polling_interval_sec=self._poll,
             on_conflict="always_update",
