@@ -7,12 +7,12 @@ cancels the driving task itself, the run is given back and the cancellation goes
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 from agentloop.ports import LeaseLostError, RunRow, StoreUnavailableError
-from agentloop.runtime.desk import Desk, Happened
+from agentloop.runtime.desk import Desk, EffectId, Happened, effect_id
 from agentloop.runtime.narrate import Effect
 from agentloop.runtime.perform import Performed
 
@@ -103,7 +103,7 @@ async def adrive(
         LeaseLostError: another worker has the run; nothing more was written.
         StoreUnavailableError: the store stayed away; the run is picked up later.
     """
-    tasks: set[asyncio.Task[None]] = set()
+    tasks: dict[EffectId, asyncio.Task[None]] = {}
 
     async def answer(effect: Effect) -> None:
         try:
@@ -112,11 +112,11 @@ async def adrive(
             raise
         except BaseException as error:
             mailbox.break_off(error)
+        finally:  # here, since a callback costs the loop another turn
+            tasks.pop(effect_id(effect), None)
 
     def begin(effect: Effect) -> None:
-        task = asyncio.create_task(answer(effect))
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
+        tasks[effect_id(effect)] = asyncio.create_task(answer(effect))
 
     try:
         return await _until_finished(desk, mailbox, begin, call)
@@ -127,7 +127,7 @@ async def adrive(
             await asyncio.shield(_release(desk, call))
         raise
     finally:
-        await _end(tasks)
+        await _end(tuple(tasks.values()))
 
 
 async def _until_finished(
@@ -157,10 +157,9 @@ async def _release(desk: Desk, call: StoreCall) -> None:
     await call(desk.journal.release)
 
 
-async def _end(tasks: set[asyncio.Task[None]]) -> None:
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
     """Cancel what nobody waits for any more, and see it gone."""
-    left = tuple(tasks)
-    for task in left:
+    for task in tasks:
         task.cancel()
-    if left:
-        await asyncio.gather(*left, return_exceptions=True)
+    if tasks:
+        await asyncio.gather(*tasks, return_exceptions=True)

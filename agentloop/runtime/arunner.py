@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from attrs import field, frozen
@@ -139,9 +140,7 @@ class AsyncRunner:
             raise
 
     async def _drive(self, desk: Desk, mailbox: AsyncMailbox) -> RunRow | None:
-        async def perform(effect: Effect, began: str) -> Performed:
-            return await self._perform(desk.performer, effect, began)
-
+        perform = partial(self._perform, desk.performer)
         try:
             return await adrive(desk, mailbox, perform, self.call)
         except (LeaseLostError, StoreUnavailableError):
