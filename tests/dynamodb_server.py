@@ -12,6 +12,8 @@ would to AWS. DynamoDB itself is not reached. What moto does otherwise:
 * It counts neither the four megabytes of a transaction nor the sizes of batches.
   So every request is weighed before it is sent, by the rules of the page "Quotas in
   Amazon DynamoDB", and one that is too heavy fails its test.
+* It takes values that no expression uses, keys that come twice, bounds the wrong way
+  round and transactions without a token. They fail their test as well.
 * It answers eventually consistent reads with the newest rows. So a read that does
   not ask for strong consistency fails its test.
 * It knows no throttling and no conflicts between transactions. Tests that need them
@@ -20,6 +22,7 @@ would to AWS. DynamoDB itself is not reached. What moto does otherwise:
 
 import copy
 import json
+import re
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -191,7 +194,7 @@ class TooHeavyError(AssertionError):
     """A request that DynamoDB would refuse, or answer with old rows."""
 
 
-def _demand(held: bool, problem: str) -> None:
+def _demand(held: object, problem: str) -> None:
     if not held:
         raise TooHeavyError(problem)
 
@@ -227,6 +230,8 @@ def _transaction(body: dict[str, Any]) -> None:
     weights = [_write(write) for write in writes]
     _demand(0 < len(writes) <= 100, f"a transaction of {len(writes)} writes")
     _demand(sum(weights) <= TRANSACTION, f"a transaction of {sum(weights)} bytes")
+    _demand(body.get("ClientRequestToken"), "a transaction without a token")
+    _once([write.get("Item", write.get("Key")) for write in writes])
 
 
 def _write(write: dict[str, Any]) -> int:
@@ -234,6 +239,7 @@ def _write(write: dict[str, Any]) -> int:
     weight += item_size(write.get("ExpressionAttributeValues", {}))
     _demand(weight <= ITEM, f"an item of {weight} bytes")
     keys = write.get("Item", write.get("Key", {}))
+    _used(write)
     _demand(len(keys["pk"]["S"].encode()) in range(1, 2049), "a long partition key")
     _demand(len(keys["sk"]["S"].encode()) in range(1, 1025), "a long sort key")
     return weight
@@ -245,21 +251,38 @@ def _batch_write(body: dict[str, Any]) -> None:
     weights = [_write(write) for write in writes]
     _demand(0 < len(writes) <= 25, f"a batch of {len(writes)} writes")
     _demand(sum(weights) <= BATCH, f"a batch of {sum(weights)} bytes")
+    _once([write.get("Item", write.get("Key")) for write in writes])
 
 
 def _batch_get(body: dict[str, Any]) -> None:
     (asked,) = body["RequestItems"].values()
     _demand(0 < len(asked["Keys"]) <= 100, f"a batch of {len(asked['Keys'])} keys")
     _demand(asked.get("ConsistentRead") is True, "an eventually consistent batch")
+    _once(asked["Keys"])
 
 
 def _read(body: dict[str, Any]) -> None:
     _demand(body.get("ConsistentRead") is True, "an eventually consistent read")
+    _used(body)
     bounds = body.get("ExpressionAttributeValues", {})
-    _demand(all(bounds[name]["S"] for name in bounds if name in _BOUNDS), "a bound")
+    texts = [bounds[name]["S"] for name in (":low", ":high") if name in bounds]
+    _demand(all(texts) and texts == sorted(texts), f"the bounds {texts}")
 
 
-_BOUNDS = {":pk", ":low", ":high"}
+def _once(keys: list[dict[str, Any]]) -> None:
+    places = [(key["pk"]["S"], key["sk"]["S"]) for key in keys]
+    _demand(len(set(places)) == len(places), f"a key twice among {places}")
+
+
+def _used(request: dict[str, Any]) -> None:
+    """Every name and value that comes along is used, and all that are used come."""
+    texts = " ".join(request[kind] for kind in request if kind.endswith("Expression"))
+    given = {*request.get("ExpressionAttributeNames", {})}
+    given |= {*request.get("ExpressionAttributeValues", {})}
+    used = set(re.findall(r"[#:]\w+", texts))
+    _demand(used == given, f"used and given differ in {sorted(used ^ given)}")
+
+
 _RULES: dict[str, Callable[[dict[str, Any]], None]] = {
     "TransactWriteItems": _transaction,
     "BatchWriteItem": _batch_write,

@@ -30,7 +30,7 @@ from agentloop.stores.clock import instant
 from agentloop.stores.dynamodb import DynamoDBStore
 from agentloop.stores.dynamodb_address import Address, parsed
 from agentloop.stores.dynamodb_schema import STEPS, migrate
-from agentloop.stores.dynamodb_table import Table, put
+from agentloop.stores.dynamodb_table import Span, Table, put
 from agentloop.stores.versions import SchemaVersionError
 from agentloop.testing.conformance import StoreConformance
 from agentloop.testing.conformance.judging import ALL
@@ -100,7 +100,7 @@ class DynamoDBTwins(Twins):
 
 
 TestDynamoDBTwins = DynamoDBTwins.TestCase
-TestDynamoDBTwins.settings = settings(max_examples=8, stateful_step_count=25)
+TestDynamoDBTwins.settings = settings(max_examples=6, stateful_step_count=20)
 
 
 def test_every_death_of_a_worker_is_survived() -> None:
@@ -496,6 +496,9 @@ HEAVY = {
         [put(("p", str(n)), {"text": "x" * 380_000}) for n in range(14)]
     ),
     "a large item": lambda t: t.put_all([(("p", "s"), {"text": "x" * 410_000})]),
+    "a key twice": lambda t: t.transact([put(("p", "s"), {})] * 2),
+    "an unused value": lambda t: t.transact([put(("p", "s"), {}, None, never=1)]),
+    "bounds in disorder": lambda t: list(t.query(Span("p", "z", "a"))),
     "a long key": lambda t: t.put_all([(("p", "s" * 1_025), {})]),
     "an old row": lambda t: t.client.get_item(
         TableName=t.name, Key={"pk": {"S": "p"}, "sk": {"S": "s"}}
