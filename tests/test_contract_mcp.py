@@ -308,7 +308,8 @@ def test_a_process_that_dies_costs_a_run_and_no_more(
     local: StdioServer, face: str
 ) -> None:
     """`McpServerError` when it dies at every attempt; the next run finds it up."""
-    with world(calls(("local-die", {})), face=face, tools={"local": Kept(local)}) as w:
+    tools = {"local": Kept(local)}
+    with world(calls(("local-die", {})), face=face, tools=tools, attempts=2) as w:
         conversation = w.conversation()
         failed_as(w.run(conversation), "McpServerError")
         w.backend.add(calls(("local-echo", {"text": "back"})), says("ok"))
@@ -316,6 +317,41 @@ def test_a_process_that_dies_costs_a_run_and_no_more(
         assert again["status"] == "completed"
         (result,) = w.messages(conversation)[-2]["content_blocks"]
         assert result["content_blocks"] == [{"type": "text", "text": "back"}]
+
+
+def test_a_command_that_does_not_start_fails_the_run(face: str) -> None:
+    """Its catalog cannot be had: `AgentLoopMcpDiscoveryFailed`, after all attempts."""
+    with world(face=face, tools={"gone": StdioServer("/no/such/command")}) as served:
+        run = served.run(served.conversation())
+        assert "gone" in failed_as(run, "AgentLoopMcpDiscoveryFailed")
+        assert run["iterations_used"] == 0
+
+
+def test_a_server_that_restarts_in_the_middle_of_a_run_costs_attempts_only(
+    face: str,
+) -> None:
+    """Killed after its catalog was read, up again before the second attempt."""
+    with real_server() as server:
+        up = [server.pid]
+
+        def kill(_: object) -> Any:
+            server.stop()
+            return calls(("real-pid", {}))
+
+        def pause(delay: float, hint: float) -> float:
+            server.start()
+            up.append(server.pid)
+            return 0.0
+
+        mcp = directory()
+        with world(kill, says("ok"), face=face, mcp=mcp, pause=pause) as served:
+            config = [{"alias": "real", "url": server.url}]
+            conversation = served.conversation(mcp_servers=config)
+            run = served.run(conversation)
+            assert (run["status"], run["iterations_used"]) == ("completed", 2)
+            (result,) = served.messages(conversation)[2]["content_blocks"]
+        said = result["content_blocks"][0]["text"]
+        assert [said] == [str(pid) for pid in up[1:]]
 
 
 def test_a_real_server_that_is_slow_is_a_timeout(real: RealServer, face: str) -> None:

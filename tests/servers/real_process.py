@@ -36,6 +36,12 @@ class RealServer:
             self.process.communicate()
 
     @property
+    def pid(self) -> int:
+        """The process that listens now."""
+        assert self.process is not None
+        return self.process.pid
+
+    @property
     def url(self) -> str:
         """Where its one endpoint is."""
         return f"http://127.0.0.1:{self.port}/mcp"
