@@ -11,7 +11,7 @@ from attrs import evolve
 from temporalio.api.common.v1 import Payload
 from temporalio.converter import PayloadCodec
 
-from agentloop import Run
+from agentloop import AsyncAgentLoop, Run
 from agentloop.core.catalog import RequestError
 from agentloop.engines import temporal
 from agentloop.engines.temporal import TemporalEngine, TemporalServer
@@ -135,6 +135,38 @@ def test_secrets_are_not_shown() -> None:
     server = TemporalServer(options={"api_key": "canary"})
     assert "canary" not in repr(server)
     assert "canary" not in str(server.unavailable(TimeoutError()))
+
+
+def test_a_server_can_be_described_by_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Temporal's own variables count, and what is said outright comes first."""
+    monkeypatch.setenv("TEMPORAL_CONFIG_FILE", "/nowhere")
+    monkeypatch.setenv("TEMPORAL_ADDRESS", "temporal.example:7233")
+    monkeypatch.setenv("TEMPORAL_NAMESPACE", "agents")
+    monkeypatch.setenv("TEMPORAL_API_KEY", "canary")
+    found = TemporalServer.from_environment()
+    assert (found.address, found.namespace) == ("temporal.example:7233", "agents")
+    assert found.options["api_key"] == "canary"
+    said = TemporalServer.from_environment("here:1", "mine", task_queue="q")
+    assert (said.address, said.namespace, said.task_queue) == ("here:1", "mine", "q")
+    for name in ("ADDRESS", "NAMESPACE", "API_KEY"):
+        monkeypatch.delenv(f"TEMPORAL_{name}")
+    assert TemporalServer.from_environment() == TemporalServer()
+
+
+@pytest.mark.asyncio
+async def test_the_asynchronous_face_starts_runs_as_well() -> None:
+    """Its callers wait without a thread of theirs being held."""
+    with World(ScriptedBackend(says("ok"))) as world, world.worker():
+        async with AsyncAgentLoop(
+            ScriptedBackend(), world.store, engine=world.engine
+        ) as loop:
+            made = await loop.create_conversation(defaults={"model": "any"}, scope=ME)
+            run = await loop.start_run(made.id, "go", scope=ME)
+            assert run.status == "pending"
+            ended = await loop.wait(run.id, timeout=60, scope=ME)
+    assert ended.final_text == "ok"
 
 
 # ---------------------------------------------------------------- what is recorded

@@ -26,8 +26,9 @@ EngineName = Annotated[
 Address = Annotated[
     str | None,
     typer.Option(
-        help="Where the engine is: HOST:PORT of Temporal, or the postgresql:// of "
-        "DBOS, which is the store's unless given."
+        help="Where the engine is: HOST:PORT of Temporal (or TEMPORAL_ADDRESS, with "
+        "the other variables of Temporal's), or the postgresql:// of DBOS, which is "
+        "the store's unless given."
     ),
 ]
 Namespace = Annotated[
@@ -109,10 +110,8 @@ def _temporal(asked: Asked) -> Iterator[Driving]:
         TemporalWorker,
     )
 
-    server = TemporalServer(
-        asked.address or "127.0.0.1:7233",
-        namespace=asked.namespace or "default",
-        task_queue=asked.task_queue,
+    server = TemporalServer.from_environment(
+        asked.address, asked.namespace, task_queue=asked.task_queue
     )
 
     def work(loop: AgentLoop, n: int) -> TemporalWorker:

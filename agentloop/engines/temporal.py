@@ -20,6 +20,10 @@ run can be claimed when the loop's `lease` has run out. So give the loop of a wo
 lease of a few seconds; what is right for a store alone is too long here. A run that
 is under way learns of a cancel within a third of it.
 
+Cancel a run by a loop that was given the engine, not by Temporal: the store knows
+nothing of a workflow that was cancelled or terminated there. Its run is ended by the
+loop's `cancel_run` all the same, and one that had not begun by a repeat of its start.
+
 Needs the extra `temporal`. A process that forks must do so before it makes an engine
 or a worker: neither survives it. No rule of a run may be in here.
 """

@@ -13,11 +13,12 @@ from functools import cache
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
-from attrs import field, frozen
+from attrs import field, fields_dict, frozen
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 from temporalio.common import WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.converter import DataConverter, PayloadCodec
+from temporalio.envconfig import ClientConfig
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.runtime import (
     LogForwardingConfig,
@@ -64,6 +65,28 @@ class TemporalServer:
     commands: int = 1000
     codec: PayloadCodec | None = field(default=None, repr=False)
     options: Mapping[str, Any] = field(factory=dict, repr=False)
+
+    @classmethod
+    def from_environment(
+        cls, address: str | None = None, namespace: str | None = None, **choices: Any
+    ) -> "TemporalServer":
+        """A server as Temporal's own variables and configuration file describe it.
+
+        Those are `TEMPORAL_ADDRESS`, `TEMPORAL_NAMESPACE`, `TEMPORAL_API_KEY`,
+        `TEMPORAL_TLS...`, and `temporal.toml`; what is given here comes first.
+        """
+        found: dict[str, Any] = {**ClientConfig.load_client_connect_config()}
+        known = fields_dict(cls)
+        return cls(
+            address or found.pop("target_host", known["address"].default),
+            namespace or found.pop("namespace", known["namespace"].default),
+            options={
+                name: value
+                for name, value in found.items()
+                if name not in {"target_host", "namespace"}
+            },
+            **choices,
+        )
 
     def unavailable(self, error: BaseException) -> EngineUnavailableError:
         """The error that says what is wrong with it."""
