@@ -45,9 +45,10 @@ T = TypeVar("T")
 EXPIRED = "expired"
 """The outcome of a request that was answered with a demand for credentials."""
 _ATTEMPT_FIELDS = frozenset(fields_dict(Attempt))
-_REMEMBERED = 256
+_REMEMBERED = 64
 """How many texts keep what they decode to: a run is read several times, and many
-runs share a config. What is decoded is never changed, so it can be shared."""
+runs share a config. What is decoded is never changed, so it can be shared. Few,
+because a config may hold the schemas of a hundred tools."""
 _NAMESPACE = bytes.fromhex("6f0c6a0e5d0f5b529d0b2f6f0b1c9a31")
 _VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
 """The digit with the two bits that every uuid has, by what it was before."""
