@@ -104,6 +104,45 @@ def test_a_page_holds_fifty_records_unless_asked_otherwise() -> None:
 # ------------------------------------------------ 4: names and choices
 
 
+ALIASES = {
+    **dict.fromkeys(["a", "Z", "a1", "abcdefgh", "Abc12345"], 201),
+    **dict.fromkeys(["", "1a", "abcdefghi", "a_b", "a-b", "a b", "ä", "a\n"], 400),
+}
+
+
+@pytest.mark.parametrize(("alias", "status"), ALIASES.items())
+@pytest.mark.parametrize("field", ["mcp_servers", "client_tools"])
+def test_an_alias_is_one_to_eight_letters_and_digits(
+    field: str, alias: str, status: int
+) -> None:
+    """A letter first; the same for servers and for the caller's groups of tools."""
+    entry: dict[str, Any] = {"alias": alias, "tools": [spec("t")]}
+    if field == "mcp_servers":
+        entry["url"] = "https://rooms.example.com/mcp"
+    with world(workers=0) as idle:
+        body = {"defaults": {"model": "m", field: [entry]}}
+        made = idle.post("/agents/conversations", body)
+        assert made.status_code == status
+        assert status == 201 or slug(made) == "invalid-tool-alias"
+
+
+@pytest.mark.parametrize("name", ["", "a b", "ä", "a.b"])
+@pytest.mark.parametrize("field", ["mcp_servers", "client_tools", "tools"])
+def test_a_declared_name_that_no_provider_takes_is_refused(
+    field: str, name: str
+) -> None:
+    """The characters that Bedrock takes, whoever declares the tool."""
+    group: dict[str, Any] = {"alias": "rooms", "tools": [spec(name)]}
+    entries = {
+        "mcp_servers": {**group, "url": "https://rooms.example.com/mcp"},
+        "client_tools": group,
+        "tools": spec(name),
+    }
+    with world(workers=0) as idle:
+        body = {"defaults": {"model": "m", field: [entries[field]]}}
+        assert idle.post("/agents/conversations", body).status_code == 400
+
+
 @pytest.mark.parametrize(("length", "status"), [(59, 201), (60, 400)])
 def test_a_wire_name_has_at_most_64_characters(length: int, status: int) -> None:
     """Alias, dash and tool name together."""
