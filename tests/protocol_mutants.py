@@ -21,7 +21,7 @@ from agentloop.core import machine
 from agentloop.core.phases import CallingTools, Inferring
 from agentloop.core.run import Usage
 from agentloop.ports import Final, LeaseLostError, StoreUnavailableError
-from agentloop.runtime import desk, perform, prepare
+from agentloop.runtime import desk, drive, perform, prepare
 from agentloop.runtime.desk import Desk
 from agentloop.runtime.journal import Journal
 from agentloop.runtime.options import Options
@@ -750,6 +750,23 @@ def a_failed_memory_is_the_fault_of_the_backend(patch: Patch) -> None:
             return performer.crashed(command, error, began)
 
     patch.setattr(perform, "_infer", infer)
+
+
+@mutant
+def effects_put_back_stay_under_way(patch: Patch) -> None:
+    """Effects put back stay under way."""
+    patch.setattr(Desk, "put_back", lambda self, effect: None)
+
+
+@mutant
+def queued_effects_begin_after_the_end(patch: Patch) -> None:
+    """Queued effects begin after the end."""
+
+    def elsewhere(desk: Any, effect: Any, mailbox: Any) -> None:
+        began = desk.performer.now()
+        mailbox.post(perform.perform(desk.performer, effect, began))
+
+    patch.setattr(drive, "_perform_elsewhere", elsewhere)
 
 
 _UNFIT = ("TypeError(", "AttributeError(", "NameError(")

@@ -5,7 +5,7 @@ scheduler decides who goes on. A worker is the synchronous driver taken apart: t
 same calls to the same desk, in the same order, with a pause at every boundary.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeAlias
 
 from attrs import define, field, frozen
@@ -31,6 +31,7 @@ from agentloop.runtime.runner import desk_for
 from agentloop.runtime.service import Service
 from agentloop.testing.simulate.chance import Chance, SkewedClock, Violation, WorldClock
 from agentloop.testing.simulate.ledger import require
+from agentloop.testing.simulate.whole import Around, Whole
 from agentloop.testing.simulate.witness import Witness
 from agentloop.wire.checkpoint import remembered_in
 
@@ -56,6 +57,8 @@ class Stage:
     chance: Chance
     clock: WorldClock
     witness: Witness
+    others: Callable[[], None]
+    """Lets others go on while somebody waits."""
 
 
 @define
@@ -141,6 +144,9 @@ class Drive:
         yield "prepared"
         desk = desk_for(self._claim, ready, worker.resources, worker.hub, worker.clock)
         desk.journal.rest = self._pass_time
+        if self._chance.often(0.25):
+            self._drive_whole(desk)
+            return
         while not desk.finished:
             if desk.idle and self._chance.drains():
                 desk.suspend()
@@ -155,6 +161,26 @@ class Drive:
         yield "finishing"
         row = desk.finish()
         require(row.result is not None, 4, f"{row.id} has not ended")
+
+    def _drive_whole(self, desk: Desk) -> None:
+        """Leave it to the real driver, which stops for nobody."""
+        stage = self._stage
+        around = Around(
+            chance=self._chance,
+            others=stage.others,
+            rest=self._pass_time,
+            look=stage.witness.check_desk,
+            begin=self._note_begin,
+        )
+        self._chance.note("whole")
+        store, seconds = self._worker.resources.store, self._claim_seconds
+        row = Whole(around).drive(desk, store, seconds)
+        require(row is None or row.result is not None, 4, f"{row} has not ended")
+
+    def _note_begin(self, desk: Desk, key: str, attempt: int) -> None:
+        witness, lease = self._stage.witness, desk.journal.lease
+        self._chance.note(f"{key} {attempt}")
+        witness.runs[lease.run_id].begin(lease, key, attempt, witness.moment)
 
     def _check_remembered(self, told: str | None) -> None:
         """What a backend left with the stored command is handed on."""
@@ -196,10 +222,7 @@ class Drive:
         key, attempt = effect_id(effect)
         if desk.finished:
             return
-        chance, witness = self._chance, self._stage.witness
-        chance.note(f"{key} {attempt}")
-        ledger = witness.runs[desk.journal.run_id]
-        ledger.begin(desk.journal.lease, key, attempt, witness.moment)
+        self._note_begin(desk, key, attempt)
         began = desk.began(effect)
         if isinstance(effect, Discover):
             # The real way takes threads, whose order no seed decides.

@@ -95,7 +95,7 @@ class Simulation:
         self.most = chance.number(2, 6)
         self.run_timeout = 300.0 if chance.often(0.15) else None
         self.witness = Witness(self.store, self.clock, self.options.attempts)
-        self.stage = Stage(chance, self.clock, self.witness)
+        self.stage = Stage(chance, self.clock, self.witness, self._others)
         self.models = {"simulated": Model(chance, self.deeds)}
         self.tools = Tools(chance, self.deeds, asks=chance.often(0.2))
         self.ids = CountedIds()
@@ -203,9 +203,15 @@ class Simulation:
             thawed = part.clock.frozen is not None
             part.clock.frozen = None if thawed else clock.passed
 
-    def _meanwhile(self) -> None:
+    def _others(self) -> None:
+        """Let time pass and others go on while a driver waits."""
+        if self.nested < 2:
+            self._time()
+            self._meanwhile(0.6)
+
+    def _meanwhile(self, probability: float = 0.15) -> None:
         """Let others go on while a call is on its way to the store."""
-        if self.nested < 2 and self.chance.often(0.15):
+        if self.nested < 2 and self.chance.often(probability):
             self.nested += 1
             try:
                 self._go_on()
