@@ -225,10 +225,10 @@ class _Cleaner:
             return _number(node)
         if depth >= self.max_depth:
             raise WireError("$", f"nested deeper than {self.max_depth} levels")
-        if isinstance(node, _OBJECTS):
-            return self.object(node, depth + 1)
         if isinstance(node, _ARRAYS):
             return self.array(node, depth + 1)
+        if isinstance(node, _OBJECTS):
+            return self.object(node, depth + 1)
         raise WireError("$", f"{type(node).__name__} has no JSON form")
 
     def text(self, node: str) -> str:
@@ -264,7 +264,7 @@ class _Cleaner:
 
 _NUMBERS: Final = (int, float)
 _ARRAYS: Final = (list, tuple)
-_OBJECTS: Final = (dict, Mapping)  # most are dicts, and those are told apart at once
+_OBJECTS: Final = (dict, Mapping)  # dicts first: asking the abstract class is dear
 
 
 def _inside(step: str, error: WireError) -> WireError:
