@@ -1,7 +1,11 @@
 """The command line as a user meets it: output, exit codes, one-line errors."""
 
 import json
+import signal
 import sqlite3
+import sys
+import threading
+import types
 from collections.abc import Iterator
 from contextlib import closing
 from importlib.metadata import version
@@ -13,12 +17,15 @@ from typer.testing import CliRunner
 
 from agentloop.cli.app import app
 from agentloop.core.catalog import CATALOG
+from agentloop.ports import ClaimRequest
+from agentloop.runtime.face import AgentLoop
 from agentloop.stores.sqlite import SQLiteStore
 from agentloop.testing.fake_bedrock import FakeBedrock, calls, says
 from agentloop.testing.fake_snowflake import FakeSnowflake, forbids, over_budget
 from agentloop.testing.fake_snowflake import fails as cortex_fails
 from agentloop.testing.fake_snowflake import says as cortex_says
 from agentloop.testing.fake_snowflake.connections import OPTIONS
+from agentloop.wire.checkpoint import is_idle
 
 CONFIG = {
     "system_prompt": "Be brief.",
@@ -165,7 +172,8 @@ def test_show_and_messages_read_what_a_run_left(desk: Desk) -> None:
     assert more.exit_code == 0, more.output
 
 
-MISTAKES = {
+ALONE = ("--store", "memory:", "--backend", "script:SCRIPT")
+MISTAKES: dict[str, tuple[list[str], str]] = {
     "no config": (["run", "nowhere.json", "Hi"], "cannot read nowhere.json"),
     "no such store": (["messages", "x", "--store", "pg://x"], "unknown scheme"),
     "no such folder": (["messages", "x", "--store", "/none/x.db"], "no folder /none"),
@@ -177,6 +185,23 @@ MISTAKES = {
     "no such tools": (
         ["run", "CONFIG", "Hi", "--tools", "x", "--store", "memory:"],
         "--tools 'x' is not of the form",
+    ),
+    "no list of tools": (
+        ["run", "CONFIG", "Hi", "--tools", "m=os:getcwd", *ALONE],
+        "tools['m'] is one function; put it in a list",
+    ),
+    "no alias": (
+        ["run", "CONFIG", "Hi", "--tools", "to-long=os:environ", *ALONE],
+        "'to-long' is no alias",
+    ),
+    "a lease of nothing": (
+        ["worker", "--lease", "0", *ALONE],
+        "lease must be above 0 seconds, not 0",
+    ),
+    "no hands": (["worker", "--concurrency", "0"], "Invalid value for '--concurrency'"),
+    "less than none": (
+        ["serve", "--token", "a=1:1", "--concurrency", "-5"],
+        "Invalid value for '--concurrency'",
     ),
     "no such error": (["errors", "Nope"], "no error is called 'Nope'; try: "),
     "almost an error": (["errors", "jobfaild"], "did you mean inference-job-failed?"),
@@ -199,7 +224,9 @@ def test_mistakes_are_one_line_and_exit_code_two(
     """The line names the offending value; no traceback, no secret, no new file."""
     monkeypatch.chdir(desk.folder)
     arguments, words = MISTAKES[case]
-    done = desk.agentloop(*[desk.config if a == "CONFIG" else a for a in arguments])
+    script = desk.write("script.json", [])
+    places = {"CONFIG": desk.config, "script:SCRIPT": f"script:{script}"}
+    done = desk.agentloop(*[places.get(a, a) for a in arguments])
     assert done.exit_code == 2, done.output
     assert words in done.output
     assert "Traceback" not in done.output
@@ -363,3 +390,36 @@ def test_doctor_examines_cortex(
 def test_every_command_explains_itself(desk: Desk, command: str) -> None:
     """`--help` ends well."""
     assert desk.agentloop(command, "--help").exit_code == 0
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_ctrl_c_gives_the_run_back_and_says_how_to_go_on(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call under way is waited for, and what it returned is kept with the run."""
+    here, closing, close = threading.get_ident(), threading.Event(), AgentLoop.close
+
+    def nap() -> str:
+        """Sleep."""
+        signal.pthread_kill(here, signal.SIGINT)
+        assert closing.wait(30)
+        return "slept"
+
+    def close_and_tell(loop: AgentLoop) -> None:
+        closing.set()
+        close(loop)
+
+    monkeypatch.setattr(AgentLoop, "close", close_and_tell)
+    module = types.ModuleType("agentloop_test_naps")
+    module.TOOLS = [nap]  # type: ignore[attr-defined] # as a user's module has it
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    script = [{"calls": [{"name": "m-nap", "arguments": {}}]}, {"says": "Rested"}]
+    done = desk.run(script, "--tools", f"m={module.__name__}:TOOLS")
+    assert done.exit_code == 130, done.output
+    store = str(desk.folder / "agents.db")
+    assert f"To go on: agentloop worker --store {store}" in done.output
+    with SQLiteStore(store) as kept:
+        claim = kept.claim(ClaimRequest(driver="embedded", lease_seconds=1))
+    assert claim is not None
+    assert is_idle(claim.header or "")
+    assert "slept" in claim.messages[-1]

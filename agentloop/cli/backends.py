@@ -8,6 +8,7 @@ A file (`--backends`) says the same for several data planes:
      "planes": {"0b8a…": {"kind": "cortex", "connection": "prod", "transport": "sql"}}}
 """
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -136,7 +137,10 @@ def connect(connection: str | Mapping[str, Any] | None) -> Any:
     if not isinstance(options, Mapping):
         parts.stop(f"{connection}: needs an object with the connector's options")
     try:
-        return connector.connect(**options)
+        with warnings.catch_warnings():
+            # The connector's own news, of which whoever types a command has no use.
+            warnings.simplefilter("ignore", FutureWarning)
+            return connector.connect(**options)
     except connector.Error as error:
         parts.stop(f"Snowflake refused the connection: {error.raw_msg or error}")
 

@@ -17,11 +17,13 @@ import typer
 
 from agentloop.core.catalog import RequestError
 from agentloop.ports import (
+    Backend,
     EngineUnavailableError,
     MissingExtraError,
     Store,
     StoreUnavailableError,
 )
+from agentloop.runtime.face import AgentLoop
 from agentloop.stores.versions import SchemaVersionError
 from agentloop.wire import Limits, WireError, parse
 
@@ -96,7 +98,6 @@ def open_store(url: str, *, must_exist: bool = False) -> Iterator[Store]:
 def _sqlite(name: str, must_exist: bool) -> Iterator[Store]:
     """The store in a file."""
     from agentloop.stores.sqlite import SQLiteStore
-    from agentloop.stores.versions import SchemaVersionError
 
     path = Path(name).expanduser()
     if not name or path.is_dir():
@@ -124,6 +125,16 @@ def is_missing(url: str) -> bool:
 def shown(url: str) -> str:
     """A store's value as it may be printed: without the password in a URL."""
     return re.sub(r"(?<=://)[^/@]*@", "", url).partition("?")[0]
+
+
+def make_loop(
+    backend: Backend | None, store: Store, tools: dict[str, Any], **parts: Any
+) -> AgentLoop:
+    """A loop of what the flags name; what it refuses to be made of ends the command."""
+    try:
+        return AgentLoop(backend, store, tools, **parts)
+    except (TypeError, ValueError) as error:
+        stop(str(error))
 
 
 def read_json(file: str) -> Any:

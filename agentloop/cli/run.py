@@ -1,5 +1,7 @@
 """`agentloop run`: one user message, driven here to its end."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +13,8 @@ from agentloop.runtime.face import AgentLoop
 from agentloop.wire import WireError, parse, to_json
 
 EXIT_CODES = {"completed": 0, "requires_action": 3, "failed": 1}
+INTERRUPTED = 130
+"""What a shell reports for a program that Ctrl-C ended."""
 
 
 def run(
@@ -50,7 +54,8 @@ def run(
     """Say something to an agent and watch its run.
 
     Exits with 0 when the run completed, 3 when it waits for client tools, 1 when
-    it failed, and 2 when it could not be started.
+    it failed, 2 when it could not be started, and 130 after Ctrl-C: then the run is
+    kept, and a worker over the same store goes on with it.
     """
     scope = Scope(company, user)
     console = Console(stderr=json_only, quiet=json_only)
@@ -58,12 +63,13 @@ def run(
         parts.plain_errors(),
         parts.open_store(store) as opened,
         backends.choose(backend, endpoint_url, region, backends_file) as chosen,
-        AgentLoop(
+        parts.make_loop(
             chosen.default,
             opened,
             parts.load_tools(tools or []),
             backends=chosen.planes,
         ) as loop,
+        _told_of_ctrl_c(store),
     ):
         id_ = conversation or _create(loop, parts.read_json(config), scope)
         console.print(f"[dim]conversation {id_}[/]")
@@ -73,6 +79,20 @@ def run(
             ended = _drive(loop, id_, outputs, scope, console)
     _report(ended, console, json_only)
     raise typer.Exit(EXIT_CODES[ended.status])
+
+
+@contextmanager
+def _told_of_ctrl_c(store: str) -> Iterator[None]:
+    """Say what becomes of the run, which the loop then gives back."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(
+            "\nagentloop: stopping when the call under way has ended; Ctrl-C again "
+            f"stops at once. To go on: agentloop worker --store {parts.shown(store)}",
+            err=True,
+        )
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _create(loop: AgentLoop, body: Any, scope: Scope) -> str:

@@ -20,7 +20,6 @@ from agentloop.http.auth import Authenticate, fixed_tokens
 from agentloop.http.logs import configure_logging, log_run_event
 from agentloop.http.options import HttpOptions
 from agentloop.ports import ServerDirectory
-from agentloop.runtime.face import AgentLoop
 
 StoreUrl = Annotated[str, typer.Option(help=parts.STORE_HELP)]
 BackendName = Annotated[str, typer.Option(help=parts.BACKEND_HELP)]
@@ -73,7 +72,7 @@ def serve(
     tools: ToolSpecs = None,
     workers: Annotated[
         int,
-        typer.Option("--concurrency", help="Runs driven at once; 0: none."),
+        typer.Option("--concurrency", min=0, help="Runs driven at once; 0: none."),
     ] = 16,
     visibility: Annotated[
         str, typer.Option(help="Who reads by id: company, or user.")
@@ -82,7 +81,7 @@ def serve(
         int | None, typer.Option(help="Requests under way beyond which to answer 429.")
     ] = None,
     drain: Annotated[
-        float, typer.Option(help="Seconds that stopping may take altogether.")
+        float, typer.Option(min=0.0, help="Seconds that stopping may take altogether.")
     ] = 30.0,
     lease: LeaseSeconds = None,
     engine: engines.EngineName = None,
@@ -122,7 +121,7 @@ def serve(
             driving = stack.enter_context(engines.opened(asked_engine))
             asked = backends.choose(backend, endpoint_url, region, backends_file)
             chosen = stack.enter_context(asked)
-            loop = AgentLoop(
+            loop = parts.make_loop(
                 chosen.default,
                 opened,
                 parts.load_tools(tools or []),
@@ -151,7 +150,7 @@ def worker(
     endpoint_url: EndpointUrl = None,
     region: Region = None,
     tools: ToolSpecs = None,
-    concurrency: Annotated[int, typer.Option(help="Runs driven at once.")] = 16,
+    concurrency: Annotated[int, typer.Option(min=1, help="Runs driven at once.")] = 16,
     lease: LeaseSeconds = None,
     engine: engines.EngineName = None,
     address: engines.Address = None,
@@ -175,7 +174,7 @@ def worker(
         wanted = backends.choose(backend, endpoint_url, region, backends_file)
         chosen = stack.enter_context(wanted)
         loop = stack.enter_context(
-            AgentLoop(
+            parts.make_loop(
                 chosen.default,
                 opened,
                 parts.load_tools(tools or []),
