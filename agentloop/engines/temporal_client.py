@@ -38,6 +38,11 @@ NAME: Final = "temporal"
 """What the rows of Temporal's runs name as their driver."""
 _TASK: Final = timedelta(seconds=3)
 """How long a worker may think about what comes next, which takes milliseconds."""
+SETTLE: Final = 0.1
+"""Seconds between the last use of Temporal's core and the end of who used it.
+
+A thread of the core may still be handing over its last answer; an interpreter that
+ends in that moment aborts (seen with temporalio 1.35: one exit in five)."""
 
 
 @frozen
@@ -210,6 +215,7 @@ async def _last() -> None:
     """Wait for every other task of this loop."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.sleep(SETTLE)
 
 
 class TemporalEngine:

@@ -20,7 +20,13 @@ from temporalio.client import Client
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from temporalio.worker import Worker
 
-from agentloop.engines.temporal_client import NAME, TemporalServer, connect, start
+from agentloop.engines.temporal_client import (
+    NAME,
+    SETTLE,
+    TemporalServer,
+    connect,
+    start,
+)
 from agentloop.engines.temporal_texts import (
     FOREVER,
     Pace,
@@ -236,12 +242,13 @@ class TemporalWorker:
             log.exception("the worker of task queue %s ended", self._server.task_queue)
 
     async def _serve(self) -> None:
-        client = await connect(self._server)
         pool = ThreadPoolExecutor(self._concurrency, "agentloop-round")
         try:
+            client = await connect(self._server)
             await self._drive(client, Hands(self._rounds, pool, self._pace))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+            await asyncio.sleep(SETTLE)
 
     async def _drive(self, client: Client, hands: Hands) -> None:
         worker = Worker(
