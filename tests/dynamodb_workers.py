@@ -10,10 +10,12 @@ import random
 import signal
 import sys
 import time
+from functools import cache
+from typing import Any
 
 from agentloop.ports import ClaimRequest, Clock, LeaseLostError
 from agentloop.stores.dynamodb import DynamoDBStore
-from tests import dynamodb_server as server
+from tests.dynamodb_scale import TABLE, weighed_client
 from tests.postgres_workers import drive
 
 ENDPOINT = "AGENTLOOP_TEST_DYNAMODB_ENDPOINT"
@@ -21,8 +23,13 @@ ENDPOINT = "AGENTLOOP_TEST_DYNAMODB_ENDPOINT"
 
 def make(clock: Clock | None = None) -> DynamoDBStore:
     """A store on the server that the environment names."""
-    client = server.client(os.environ[ENDPOINT])
-    return DynamoDBStore(client, server.TABLE, clock=clock)
+    return DynamoDBStore(_client(os.environ[ENDPOINT]), TABLE, clock=clock)
+
+
+@cache
+def _client(address: str) -> Any:
+    """One client per process, as a host would have it; a fork makes its own."""
+    return weighed_client(address)
 
 
 def nursery(kills: int, seed: int) -> None:

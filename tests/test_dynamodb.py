@@ -37,6 +37,7 @@ from agentloop.testing.conformance.judging import ALL
 from tests import dynamodb_server as server
 from tests import dynamodb_workers as workers
 from tests.dynamodb_faults import Faulty, answered
+from tests.dynamodb_scale import REGION, TABLE, TooHeavyError, weighed_client
 from tests.mortal import HandClock, World, check_same, check_sound
 from tests.postgres_workers import MESSAGES, drive
 from tests.store_bench import LEASE, OURS, Bench, at_once, change, job
@@ -70,7 +71,7 @@ def name() -> Iterator[str]:
     server.dropped("agentloop-own")
 
 
-def table(name: str = server.TABLE) -> Table:
+def table(name: str = TABLE) -> Table:
     """A table as the store speaks with it."""
     return Table(server.shared_client(), name)
 
@@ -248,7 +249,7 @@ def test_a_wide_commit_that_died_is_nobodys(bench: Bench, died: int) -> None:
     """Rows that a dead worker wrote ahead are not seen, nor in the next one's way."""
     driven = bench.drive()
     faulty = Faulty(server.shared_client())
-    far = DynamoDBStore(faulty, server.TABLE, clock=bench.clock)
+    far = DynamoDBStore(faulty, TABLE, clock=bench.clock)
     far.ping()
     faulty.sent.clear()
     faulty.number = died  # the head, what is there (3), groups ahead (4), the end
@@ -279,21 +280,21 @@ def test_text_beyond_ascii_is_cut_where_it_may_be(bench: Bench) -> None:
 def test_an_end_costs_the_same_for_any_length(bench: Bench, count: int) -> None:
     """However many commits and messages a run has, its end is the same requests."""
     faulty = Faulty(server.shared_client())
-    far = Bench(lambda clock: DynamoDBStore(faulty, server.TABLE, clock=clock))
+    far = Bench(lambda clock: DynamoDBStore(faulty, TABLE, clock=clock))
     driven = far.drive()
     for first in range(count):
         driven = far.commit(driven, change(messages=('"m"',), first_message=first))
     faulty.sent.clear()
     far.end(driven)
     reads = ["get_item", "get_item"]  # of the events, by the bench
-    end = ["get_item", "get_item", "get_item", "transact_write_items", "query"]
+    end = ["get_item", "get_item", "transact_write_items", "query"]
     assert faulty.sent == [*reads, *end]
 
 
 def test_renewals_leave_the_queue_alone(bench: Bench) -> None:
     """A heartbeat is one small write; only a shorter lease moves the run's place."""
     faulty = Faulty(server.shared_client())
-    store = DynamoDBStore(faulty, server.TABLE, clock=bench.clock)
+    store = DynamoDBStore(faulty, TABLE, clock=bench.clock)
     driven = bench.drive()
     store.ping()
     sent = []
@@ -382,8 +383,8 @@ SECRET = "hunter2"
 
 def _answering(*bodies: tuple[int, dict[str, Any]]) -> DynamoDBStore:
     """A store whose first requests after the ping get these answers."""
-    client = server.client()
-    store = DynamoDBStore(client, server.TABLE)
+    client = weighed_client(server.endpoint())
+    store = DynamoDBStore(client, TABLE)
     store.list_conversations(OURS, 0, 1)
     left = list(bodies)
 
@@ -459,16 +460,16 @@ def test_conflicts_that_never_end_are_told(bench: Bench) -> None:
 def test_what_a_batch_left_is_sent_again(bench: Bench) -> None:
     """Rows that DynamoDB left out of a batch follow in the next one."""
     rows = [(("p", str(number)), {"number": number}) for number in range(3)]
-    client = server.client()
+    client = weighed_client(server.endpoint())
     left = {
         "PutRequest": {
             "Item": {"pk": {"S": "p"}, "sk": {"S": "0"}, "number": {"N": "0"}}
         }
     }
-    answers = [{"UnprocessedItems": {server.TABLE: [left]}}, None]
+    answers = [{"UnprocessedItems": {TABLE: [left]}}, None]
     keys = {"Keys": [{"pk": {"S": "p"}, "sk": {"S": "0"}}], "ConsistentRead": True}
-    reads = [{"Responses": {}, "UnprocessedKeys": {server.TABLE: keys}}, None]
-    far = Table(client, server.TABLE)
+    reads = [{"Responses": {}, "UnprocessedKeys": {TABLE: keys}}, None]
+    far = Table(client, TABLE)
 
     def answer(request: Any, **_: Any) -> Any:
         batch = b"BatchWrite" in request.headers["X-Amz-Target"]
@@ -483,7 +484,7 @@ def test_what_a_batch_left_is_sent_again(bench: Bench) -> None:
 
 def test_nobody_listens() -> None:
     """A server that cannot be reached is an unavailable store."""
-    store = DynamoDBStore(server.client("http://127.0.0.1:9"), server.TABLE)
+    store = DynamoDBStore(weighed_client("http://127.0.0.1:9"), TABLE)
     with pytest.raises(StoreUnavailableError, match="DynamoDB"):
         store.ping()
 
@@ -509,7 +510,7 @@ HEAVY = {
 @pytest.mark.parametrize("call", HEAVY.values(), ids=HEAVY.keys())
 def test_requests_are_weighed(bench: Bench, call: Any) -> None:
     """What DynamoDB would refuse fails a test, though moto may take it."""
-    with pytest.raises(server.TooHeavyError):
+    with pytest.raises(TooHeavyError):
         call(table())
 
 
@@ -610,7 +611,7 @@ def _agentloop(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]
 
 def test_the_command_line_reaches_a_table(name: str) -> None:
     """A table is missed, made, made again and read by commands."""
-    url = f"dynamodb://{name}?region={server.REGION}&endpoint={server.endpoint()}"
+    url = f"dynamodb://{name}?region={REGION}&endpoint={server.endpoint()}"
     early = _agentloop("show", "run", "--store", url)
     assert (early.returncode, early.stdout) == (2, "")
     assert f"migrate --store dynamodb://{name}" in early.stderr

@@ -12,6 +12,7 @@ from agentloop.stores.clock import instant
 from agentloop.stores.dynamodb import DynamoDBStore
 from tests import dynamodb_server as server
 from tests.dynamodb_faults import READS, Faulty, Side
+from tests.dynamodb_scale import TABLE
 from tests.store_bench import LEASE, OURS, Bench, Driven, change, final, job
 
 LONG = '"' + "x" * 100_000 + '"'
@@ -104,7 +105,7 @@ def played(number: int, side: Side) -> tuple[Play, Any]:
     """A play in which a request fails, counted from the run's insert."""
     server.emptied()
     faulty = Faulty(server.shared_client())
-    bench = Bench(lambda clock: DynamoDBStore(faulty, server.TABLE, clock=clock))
+    bench = Bench(lambda clock: DynamoDBStore(faulty, TABLE, clock=clock))
     bench.conversation()
     faulty.sent.clear()
     faulty.number, faulty.side = number, side

@@ -71,7 +71,15 @@ def held(table: Table, lease: Lease) -> Head:
     Raises:
         LeaseLostError: it does not, or the run is gone or has ended.
     """
-    head = rows.head(table, lease.run_id)
+    return still_held(lease, rows.head(table, lease.run_id))
+
+
+def still_held(lease: Lease, head: Head | None) -> Head:
+    """A head that was read, if the caller holds the run's newest lease.
+
+    Raises:
+        LeaseLostError: it does not, or the run is gone or has ended.
+    """
     fence(lease, head.standing() if head else None)
     if head is None:
         raise AssertionError("unreachable: the fence refuses a run that is gone")

@@ -19,7 +19,7 @@ from agentloop.ports.store import (
 from agentloop.stores import dynamodb_keys as keys
 from agentloop.stores import dynamodb_rows as rows
 from agentloop.stores.dynamodb_changes import Commit, looked_at
-from agentloop.stores.dynamodb_claims import HELD, Renewal, held
+from agentloop.stores.dynamodb_claims import HELD, Renewal, held, still_held
 from agentloop.stores.dynamodb_rows import Head
 from agentloop.stores.dynamodb_table import (
     TRIES,
@@ -212,20 +212,21 @@ def finalize(
     for _ in range(TRIES):
         head = rows.head(table, lease.run_id)
         if head is None or not (head.token == lease.token and head.ended):
-            head = _ended(table, lease, Asked(revision, final.last, at, 0), final)
+            asked = Asked(revision, final.last, at, 0)
+            head = _ended(table, still_held(lease, head), asked, final)
         if head is not None:
             return rows.run_row(table, head, rows.parts(table, lease.run_id))
     raise StoreUnavailableError(f"run {lease.run_id} changes all the time")
 
 
-def _ended(table: Table, lease: Lease, asked: Asked, final: Final) -> Head | None:
+def _ended(table: Table, head: Head, asked: Asked, final: Final) -> Head | None:
     """The head as it stays; None when somebody else was writing to it."""
-    end = _ending(table, lease, asked, final)
+    end = _ending(table, head, asked, final)
     return end.after() if _carried_out(end.commit, end.writes(), ends=True) else None
 
 
-def _ending(table: Table, lease: Lease, asked: Asked, final: Final) -> _End:
-    head = held(table, lease)
+def _ending(table: Table, head: Head, asked: Asked, final: Final) -> _End:
+    lease = Lease(head.id, head.token)
     check_revision(lease, asked.revision, head.standing())
     conversation = rows.conversation_head(table, head.conversation_id)
     if conversation is None or conversation["uid"] != head.conversation_uid:
