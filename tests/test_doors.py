@@ -210,6 +210,26 @@ def test_outputs_are_by_call(face: str, outputs: Any) -> None:
 
 
 @both_faces
+def test_a_wait_that_is_over_names_its_run(face: str) -> None:
+    """And how long was waited for it; the run goes on."""
+    with FACES[face](backend()) as loop:
+        made = loop.create_conversation(defaults=DEFAULTS, scope=SCOPE)
+        run = loop.start_run(made.id, "Hi", scope=SCOPE)
+        with pytest.raises(TimeoutError, match=f"run {run.id} has not ended in 0 s"):
+            loop.wait(run.id, scope=SCOPE, timeout=0)
+        assert loop.wait(run.id, scope=SCOPE).status == "completed"
+
+
+@pytest.mark.parametrize("step", ["hello", None, [says("x")]], ids=repr)
+def test_a_script_is_of_replies(step: Any) -> None:
+    """A text is told at once, and not by the run that reaches it."""
+    with pytest.raises(TypeError, match="a script is of replies such as says"):
+        ScriptedBackend(step)
+    with pytest.raises(TypeError, match="a script is of replies such as says"):
+        backend().add(step)
+
+
+@both_faces
 @pytest.mark.parametrize("timeout", ["5", float("nan"), True])
 def test_a_wait_is_bounded_by_a_number(face: str, timeout: Any) -> None:
     """The run itself is not touched by a wrong one."""

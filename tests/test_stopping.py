@@ -253,9 +253,10 @@ def test_a_stop_between_claim_and_drive_is_heard() -> None:
 
     store, backend = Odd(claim=claim), ScriptedBackend(forever=model)
     with AgentLoop(backend, store, {"rooms": Rooms()}) as loop:
-        run_id = started(loop)
         with loop.worker(1, poll=0.01) as worker:
             workers.append(worker)
+            run_id = started(loop)
+            until(lambda: not workers)
         assert backend.seen == []
         assert store.due(run_id)
     assert goes_on(store, run_id, Rooms()) == "completed"
@@ -275,9 +276,9 @@ async def test_an_async_stop_between_claim_and_drive_is_heard() -> None:
 
     store, backend = Odd(claim=claim), ScriptedBackend(forever=model)
     async with AsyncAgentLoop(backend, store, {"rooms": Rooms()}) as loop:
-        run_id = await astarted(loop)
         async with loop.worker(1, poll=0.01) as worker:
             workers.append(worker)
+            run_id = await astarted(loop)
             await auntil(lambda: not workers)
         assert backend.seen == []
         assert store.due(run_id)

@@ -78,7 +78,8 @@ def serve(
         str, typer.Option(help="Who reads by id: company, or user.")
     ] = "company",
     max_requests: Annotated[
-        int | None, typer.Option(help="Requests under way beyond which to answer 429.")
+        int | None,
+        typer.Option(min=1, help="Requests under way beyond which to answer 429."),
     ] = None,
     drain: Annotated[
         float, typer.Option(min=0.0, help="Seconds that stopping may take altogether.")

@@ -227,15 +227,15 @@ class AsyncAgentLoop:
             checks.number("timeout", timeout)
         else:
             await self._drive_here(run_id, scope)
-        async with asyncio.timeout(timeout):
-            while not (run := await self.get_run(run_id, scope=scope)).terminal:
-                self._check_open()
-                await self._drive_in_background(run_id)
-                if (task := self._tasks.get(run_id)) is None:
-                    await asyncio.sleep(POLL)
-                else:
-                    await asyncio.wait([task], timeout=POLL)
-        return run
+        limit = asyncio.timeout(timeout)
+        try:
+            async with limit:
+                return await self._ended(run_id, scope)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            late = f"run {run_id} has not ended in {timeout} s"
+            raise TimeoutError(late) from None
 
     async def get_run(self, run_id: str, *, scope: Scope) -> Run:
         """A run as it stands; see `AgentLoop.get_run`."""
@@ -346,6 +346,17 @@ class AsyncAgentLoop:
         return in_words("AsyncAgentLoop", self._service.resources, state)
 
     # ------------------------------------------------------------ inside
+
+    async def _ended(self, run_id: str, scope: Scope) -> Run:
+        """The run once it has ended; drives it when nobody else does."""
+        while not (run := await self.get_run(run_id, scope=scope)).terminal:
+            self._check_open()
+            await self._drive_in_background(run_id)
+            if (task := self._tasks.get(run_id)) is None:
+                await asyncio.sleep(POLL)
+            else:
+                await asyncio.wait([task], timeout=POLL)
+        return run
 
     def _check_open(self) -> None:
         if self._closed:

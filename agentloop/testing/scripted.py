@@ -169,20 +169,34 @@ def _reply_from(path: str, step: Any) -> Reply:
         raise WireError(path, f"cannot be understood: {error!r}") from None
 
 
+def _checked(step: Scripted) -> Scripted:
+    """A step as it is; what is none would fail the run that reaches it.
+
+    Raises:
+        TypeError: it is no step.
+    """
+    if isinstance(step, Reply) or callable(step):
+        return step
+    raise TypeError(f"a script is of replies such as says('…'), not {step!r:.60}")
+
+
 class ScriptedBackend:
     """A backend that replays a script, shared by all runs of a loop.
 
     Args:
         script: replies in the order in which they are asked for.
         forever: a reply for every request after the script; for load tests.
+
+    Raises:
+        TypeError: something that is neither a reply nor a function of what is shown.
     """
 
     name = "script"
 
     def __init__(self, *script: Scripted, forever: Scripted | None = None) -> None:
         self.seen: list[Seen] = []
-        self._script = list(script)
-        self._forever = forever
+        self._script = [_checked(step) for step in script]
+        self._forever = None if forever is None else _checked(forever)
         self._lock = threading.Lock()
         self._surplus: list[Seen] = []
 
@@ -192,8 +206,9 @@ class ScriptedBackend:
 
     def add(self, *script: Scripted) -> None:
         """Add replies to the end of the script."""
+        checked = [_checked(step) for step in script]
         with self._lock:
-            self._script.extend(script)
+            self._script.extend(checked)
 
     def check(self, config: Config, tool_choice: ToolChoice) -> None:
         """Accept every config."""
