@@ -297,6 +297,9 @@ def test_killed_and_resumed(room: Room) -> None:
         def declared(self) -> Any:
             return room.loop._service.resources.servers["rooms"].declared()
 
+        def discover(self, timeout: float) -> Any:
+            return self.declared()
+
         def call(self, call: Any) -> Any:
             raise Died
 
