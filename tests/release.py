@@ -96,9 +96,9 @@ def of_simulations(figures: Figures) -> tuple[str, str]:
         f"{_n(seeds)} seeds ({_n(first)} to {_n(last)}), {_n(figures['steps'])} steps, "
         f"{_n(sum(figures['runs'].values()))} runs, "
         f"{_n(sum(by_class.values()))} faults: {each}; "
-        f"{_n(figures['crowded'])} of them with several clients under one key or with "
-        f"cancels; each pair of a store call and a fault at least "
-        f"{_n(_rarest(faults))} times"
+        f"{_n(figures['crowded'])} seeds with cancels or one key from several clients; "
+        f"every store call failed and killed, before and after it committed, at least "
+        f"{_n(_rarest(faults))} times each"
     )
     broken = len(figures["broken"])
     return told, f"{_n(broken)} violations" if broken else "no violation"

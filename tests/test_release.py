@@ -2,10 +2,12 @@
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from agentloop.testing.simulate import origin
 from tests import release
 from tests.protocol_mutants import MUTANTS
 
@@ -109,6 +111,26 @@ def test_a_violation_is_told_and_fails(run: Run, tmp_path: Path) -> None:
     assert run("simulations", "--simulated", str(file)) == 1
     (row,) = run.rows()
     assert "| 1 violations |" in row
+
+
+def test_figures_name_the_commit_they_come_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the working copy's, marked when a module was changed, or unknown."""
+    module = tmp_path / "agentloop" / "testing" / "simulate" / "origin.py"
+    monkeypatch.setattr(origin, "__file__", str(module))
+    assert origin.origin()["commit"] == "unknown"
+    module.parent.mkdir(parents=True)
+    module.write_text("a = 1\n")
+    identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    for command in (["init", "-q"], ["add", "."], [*identity, "commit", "-qm", "a"]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    clean = origin.origin()["commit"]
+    assert re.fullmatch("[0-9a-f]{7,}", clean)
+    (tmp_path / "README.md").write_text("no module\n")
+    assert origin.origin()["commit"] == clean
+    module.write_text("a = 2\n")
+    assert origin.origin()["commit"] == f"{clean}-dirty"
 
 
 def test_a_readme_without_marks_is_refused() -> None:

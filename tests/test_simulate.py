@@ -8,13 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from agentloop.testing.simulate import CLASSES, shrink, simulate
+from agentloop.testing.simulate import (
+    CLASSES,
+    Hunt,
+    Progress,
+    Totals,
+    shrink,
+    simulate,
+)
 from agentloop.testing.simulate.__main__ import main
-from agentloop.testing.simulate.hunt import Hunt, Progress
 from agentloop.testing.simulate.stores import CALLS
-from agentloop.testing.simulate.totals import Totals
 from tests.protocol_mutants import MUTANTS, kills
 
+pytestmark = pytest.mark.timeout(1200)  # whoever comes first simulates all seeds
 SEEDS = 20_000
 KILLERS: dict[str, int] = {
     "finalize_without_comparing_versions": 4,
@@ -93,7 +99,6 @@ def totals() -> Totals:
     return Hunt(seeds=SEEDS, jobs=2).run()
 
 
-@pytest.mark.timeout(600)  # it simulates the whole range
 def test_no_seed_breaks_an_invariant(totals: Totals) -> None:
     """Whatever dies, fails, comes late or races, every invariant holds."""
     assert totals.broken == {}
