@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from attrs import field, frozen
+from attrs import Factory, field, frozen
 
 from agentloop.core.catalog import Failure
 from agentloop.core.phases import Call, CancelRequested, Discover, Infer
@@ -46,6 +46,11 @@ log = logging.getLogger("agentloop")
 T = TypeVar("T")
 
 
+def _pulse_of(runner: "AsyncRunner") -> AsyncPulse:
+    lease = runner.resources.options.lease
+    return AsyncPulse(runner.resources.store, lease, runner.call)
+
+
 @frozen
 class AsyncRunner:
     """Drives claimed runs on the running event loop."""
@@ -56,12 +61,7 @@ class AsyncRunner:
     inferences: Executor
     tools: Executor
     storing: Executor
-    pulse: AsyncPulse = field(init=False)
-
-    @pulse.default
-    def _new_pulse(self) -> AsyncPulse:
-        lease = self.resources.options.lease
-        return AsyncPulse(self.resources.store, lease, self.call)
+    pulse: AsyncPulse = field(init=False, default=Factory(_pulse_of, takes_self=True))
 
     async def call(self, function: Callable[..., T], *args: Any) -> T:
         """A store's work: here when it never blocks, else on a thread.
