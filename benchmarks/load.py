@@ -1,7 +1,8 @@
 """Two hundred runs at once through the HTTP face: `python -m benchmarks.load`.
 
 A server process (SQLite, worker inside, a model that takes 50 ms, 8 iterations a
-run) takes 200 runs from a client process, which polls them until all have ended.
+run) takes 200 runs from a client process, which polls them until all have ended. It
+serves the asynchronous face, or with `--face sync` what `agentloop serve` serves.
 Printed: how they ended, answers of 5xx, the spread of `GET /agents/runs/{id}` while
 they ran, and the server's memory before, at the peak and after.
 """
@@ -22,7 +23,7 @@ from typing import Any
 
 import httpx
 
-from agentloop import AsyncAgentLoop, Scope, tool
+from agentloop import AgentLoop, AsyncAgentLoop, Scope, tool
 from agentloop.core.phases import Infer
 from agentloop.http.auth import fixed_tokens
 from agentloop.http.serve import Serving, serve
@@ -65,6 +66,7 @@ class SlowSession:
         return self._inner.infer(command, job, on_delta)
 
     def infer(self, command: Infer, job: JobContext, on_delta: Any) -> Inference:
+        time.sleep(MODEL_SECONDS)
         return self._inner.infer(command, job, on_delta)
 
     def request(self, command: Infer, job: JobContext) -> bytes:
@@ -77,11 +79,16 @@ def note(text: str) -> str:
     return text
 
 
-def serve_here(file: str) -> None:
+def serve_here(file: str, face: str) -> None:
     store = SQLiteStore(file)
-    loop = AsyncAgentLoop(SlowModel(), store, {"desk": [note]})
+    make = AsyncAgentLoop if face == "async" else AgentLoop
+    loop = make(SlowModel(), store, {"desk": [note]})
     serving = Serving(
-        port=0, workers=200, ready=lambda url: print(url, flush=True), drain_seconds=5
+        port=0,
+        workers=200,
+        ready=lambda url: print(url, flush=True),
+        drain_seconds=5,
+        keep_alive=60,  # or an idle connection ends just when the client takes it
     )
     serve(loop, fixed_tokens({"load": Scope(1, 1)}), serving)
     store.close()
@@ -165,17 +172,20 @@ async def load(url: str, pid: int, runs: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--face", choices=("async", "sync"), default="async")
     parser.add_argument("--serve", metavar="FILE")
     given = parser.parse_args()
     if given.serve:
         gc.freeze()
-        serve_here(given.serve)
+        serve_here(given.serve, given.face)
         return
     with tempfile.TemporaryDirectory() as folder:
         command = [
             sys.executable,
             "-m",
             "benchmarks.load",
+            "--face",
+            given.face,
             "--serve",
             f"{folder}/load.db",
         ]
