@@ -16,11 +16,10 @@ assert dbos
 class DbosPlace:
     """One database: DBOS in one schema, the store in another."""
 
-    lease = 1.0
-
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, lease: float) -> None:
+        self.lease = lease
         self._address = address
-        self.database = DbosDatabase(address)
+        self.database = DbosDatabase(address, poll=0.1, silence=3.0)
         self._engine = DbosEngine(self.database)
 
     def store(self) -> PostgresStore:
@@ -33,15 +32,16 @@ class DbosPlace:
         return self._engine
 
     def work(self, loop: AgentLoop) -> DbosWorker:
-        return DbosWorker(loop, self.database, poll=0.1, grace=5.0)
+        return DbosWorker(loop, self.database, grace=5.0)
 
     def close(self) -> None:
         self._engine.close()
 
 
 def place(address: str) -> DbosPlace:
-    """The factory that the kit imports."""
-    return DbosPlace(address)
+    """The factory that the kit imports: an address, and a lease if it is not 1 s."""
+    url, _, lease = address.partition(" ")
+    return DbosPlace(url, float(lease or 1.0))
 
 
 def fresh_database(server: str, name: str) -> str:

@@ -44,20 +44,20 @@ PLACES = (
 
 
 @contextmanager
-def dbos() -> Iterator[Stage]:
+def dbos(lease: float) -> Iterator[Stage]:
     """DBOS over a Postgres of its own."""
     from tests.dbos_place import fresh_database
     from tests.postgres_mortal import mortal_postgres
 
     with mortal_postgres() as server:
-        address = fresh_database(server.address, "kills")
+        address = f"{fresh_database(server.address, 'kills')} {lease}"
         with opened("tests.dbos_place:place", address, server=server) as stage:
             yield stage
 
 
 @contextmanager
-def temporal() -> Iterator[Stage]:
-    """Temporal's development server over a store in SQLite."""
+def temporal(lease: float) -> Iterator[Stage]:
+    """Temporal's development server over a store in SQLite, with a lease of 1 s."""
     from tests.temporal_server import TemporalProcess
 
     with TemporaryDirectory() as folder:
@@ -72,8 +72,8 @@ def temporal() -> Iterator[Stage]:
 
 
 @contextmanager
-def queue() -> Iterator[Stage]:
-    """The smallest engine there can be."""
+def queue(lease: float) -> Iterator[Stage]:
+    """The smallest engine there can be, with a lease of 1 s."""
     with (
         TemporaryDirectory() as folder,
         opened("tests.queue_engine:place", folder) as stage,
@@ -279,8 +279,9 @@ def main() -> None:
     parser.add_argument("--engine", choices=ENGINES, required=True)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--lease", type=float, default=1.0, help="seconds; dbos only")
     given = parser.parse_args()
-    with ENGINES[given.engine]() as stage:
+    with ENGINES[given.engine](given.lease) as stage:
         figures, broken = hunt(stage, given.kills, given.seed)
         if broken:
             print(stage.crew.log())

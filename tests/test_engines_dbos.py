@@ -274,6 +274,9 @@ def test_another_database_is_refused() -> None:
     """DBOS knows SQLite as well, where workers could not see each other."""
     with pytest.raises(ValueError, match="postgresql://"):
         DbosDatabase("sqlite:///runs.db")
+    for spans in ({"poll": 0.0}, {"silence": -1.0}):
+        with pytest.raises(ValueError, match="above 0 seconds"):
+            DbosDatabase(NOBODY, **spans)
 
 
 def test_a_process_has_one_worker(engine: Engine) -> None:

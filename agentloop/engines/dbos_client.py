@@ -13,6 +13,7 @@ from dbos import DBOS, DBOSClient, DBOSPortableJSONSerializer, error
 from sqlalchemy.exc import SQLAlchemyError
 
 from agentloop.ports import EngineUnavailableError, RunRef
+from agentloop.runtime import checks
 from agentloop.wire.converter import SCHEMA_VERSION
 
 T = TypeVar("T")
@@ -34,13 +35,20 @@ class DbosDatabase:
         schema: of the tables of DBOS, which are not the store's.
         name: what joins those who start runs and those who drive them: the name of
             the application and of its queue. Letters, digits, dashes.
+        poll: seconds between two looks of a worker for runs that were started.
+        silence: seconds without a sign of life after which a worker is taken for
+            dead; one whose process has ended is dead at once.
     """
 
     url: str = field(repr=False)
     schema: str = "dbos"
     name: str = "agentloop"
+    poll: float = 0.2
+    silence: float = 10.0
 
     def __attrs_post_init__(self) -> None:
+        checks.span("poll", self.poll)
+        checks.span("silence", self.silence)
         if not self.url.startswith("postgresql://"):
             scheme = self.url.partition("://")[0]
             raise ValueError(

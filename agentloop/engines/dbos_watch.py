@@ -29,8 +29,6 @@ from agentloop.ports import (
 log = logging.getLogger("agentloop")
 BEAT: Final = 1.0
 """Seconds between two signs of life, each of which is a look around as well."""
-SILENCE: Final = 10.0
-"""Seconds without one after which a worker is taken for dead."""
 ADOPT: Final = 60
 """Beats between two looks for runs without a workflow; the first is at the start."""
 _RETURN: Final = 3
@@ -140,7 +138,7 @@ class Watch:
             named = {"application_name": f"{_PREFIX}{self.executor}", **_KEEPALIVES}
             address = self.database.address
             self._db = psycopg.connect(address, autocommit=True, **named)
-        values = [len(_PREFIX) + 1, _PREFIX, SILENCE]
+        values = [len(_PREFIX) + 1, _PREFIX, self.database.silence]
         return {name for (name,) in self._db.execute(_PRESENT, values)}
 
     def _leads(self) -> bool:

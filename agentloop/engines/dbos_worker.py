@@ -29,8 +29,8 @@ from agentloop.wire.standing import Standing, standing_from, standing_text
 
 log = logging.getLogger("agentloop")
 _LATER: Final = (RunBusyError, LeaseLostError, StoreUnavailableError)
-_MOMENT: Final = 0.1
-"""Seconds before a round is tried again that said "not now"."""
+_MOMENT: Final = (0.05, 0.5)
+"""Seconds before a round is tried again that said "not now": at first, and at most."""
 _WHILE: Final = 2.0
 """Seconds before one is tried again that failed in a way nobody thought of."""
 GONE: Final = "gone"
@@ -63,12 +63,14 @@ class Hands:
             return self._changed.wait_for(lambda: self._busy == 0, seconds)
 
     def _until_done(self, work: Callable[[], Standing]) -> str:
+        moment, most = _MOMENT
         while not self.stopped.is_set():
             try:
                 with self._counted():
                     return standing_text(work())
             except _LATER:
-                self.stopped.wait(_MOMENT)
+                self.stopped.wait(moment)
+                moment = min(2 * moment, most)
             except Exception as error:
                 if type(error) is LookupError:  # as rounds say it, and not a mistake
                     return ""
@@ -160,7 +162,6 @@ class DbosWorker:
             is taken over when its lease has run out.
         database: where those who start runs write.
         runs: how many runs this worker holds at once, those that wait included.
-        poll: seconds between two looks for runs that were started.
         grace: seconds that leaving waits for commands under way.
 
     Raises:
@@ -174,15 +175,12 @@ class DbosWorker:
         database: DbosDatabase,
         *,
         runs: int = 100,
-        poll: float = 0.2,
         grace: float = 30.0,
     ) -> None:
         checks.whole("runs", runs, 1)
-        checks.span("poll", poll)
         checks.number("grace", grace)
         self._database = database
         self._runs = runs
-        self._poll = poll
         self._grace = grace
         self._hands = Hands(loop.rounds(NAME))
         store = self._hands.rounds.runner.resources.store
@@ -236,7 +234,7 @@ class DbosWorker:
         DBOS.register_queue(
             name,
             worker_concurrency=self._runs,
-            polling_interval_sec=self._poll,
+            polling_interval_sec=self._database.poll,
             on_conflict="always_update",
         )
 

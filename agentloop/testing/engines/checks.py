@@ -196,6 +196,22 @@ def workers_that_keep_dying_lose_nothing(stage: Stage) -> None:
     _all_as_expected(stage, runs, unknown=True)
 
 
+@_check
+def a_worker_that_hangs_is_replaced_and_does_no_harm(stage: Stage) -> None:
+    """When it goes on after all, its run is over, and stays as it is."""
+    stage.hang("after tool")
+    try:
+        run = stage.ended(stage.start("one payment"))
+    finally:
+        stage.wake()
+    left = stage.left(run)
+    same(run.status, "completed", "the status")
+    same(stage.unknown(run), 1, "calls of unknown outcome")
+    _all_as_expected(stage, [stage.start("rows") for _ in range(6)], unknown=False)
+    same(stage.left(run), left, "what is left")
+    same(len(stage.executions(run)), 1, "the executions")
+
+
 def _has_made(stage: Stage, runs: list[Run], calls: int) -> bool:
     """Whether these runs have made so many calls together."""
     ids = {run.id for run in runs}

@@ -2,12 +2,14 @@
 
 A ledger is a file in a folder that all processes share: a tool writes a line the
 moment it does its work, which no later death takes back. A fuse is a file too: the
-first worker that comes to the place it names removes it and is gone, with SIGKILL.
+first worker that comes to the place it names removes it and is gone, with SIGKILL, or
+stands still, with SIGSTOP.
 """
 
 import json
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +59,14 @@ class Ledger:
 
 @frozen
 class Fuse:
-    """Places where the next worker that comes by dies."""
+    """Places where the next worker that comes by dies, or stands still."""
 
     folder: Path = field(converter=Path)
 
-    def arm(self, place: str, nth: int = 1) -> None:
-        """Have the `nth` pass of a place be some worker's last.
+    def arm(
+        self, place: str, nth: int = 1, how: signal.Signals = signal.SIGKILL
+    ) -> None:
+        """Have the `nth` pass of a place be some worker's last, or last for now.
 
         Raises:
             ValueError: nobody counts that far.
@@ -70,7 +74,7 @@ class Fuse:
         if not 1 <= nth <= _MOST:
             raise ValueError(f"a fuse counts from 1 to {_MOST}, not to {nth}")
         for count in range(1, nth + 1):
-            self._file(place, count).touch()
+            self._file(place, count).write_text(str(int(how)))
 
     @property
     def armed(self) -> bool:
@@ -90,26 +94,28 @@ class Fuse:
     def pass_by(self, place: str) -> None:
         """Pass a place, or die there."""
         for count in range(_MOST, 0, -1):
-            if self._removed(self._file(place, count), last=count == 1):
-                if count == 1:
-                    os.kill(os.getpid(), signal.SIGKILL)
+            how = self._burnt(self._file(place, count))
+            if how is not None:
+                if count == 1:  # this thread goes no further, whoever else may
+                    signal.pthread_kill(threading.get_ident(), how)
                 return
 
-    def _removed(self, file: Path, *, last: bool) -> bool:
-        """Whether this process, and no other, removed a file.
+    def _burnt(self, file: Path) -> int | None:
+        """The signal of a file that this process, and no other, removed.
 
-        The last one leaves a note of who dies, before anybody can see it gone.
+        Who is to die leaves a note, before anybody can see that the fuse is gone.
         """
         if not file.exists():
-            return False
+            return None
         try:
-            if last:
+            how = int(file.read_text())
+            if how == signal.SIGKILL and file.name.endswith(" 1"):
                 file.rename(self.folder / f"dying {os.getpid()}")
             else:
                 file.unlink()
         except FileNotFoundError:
-            return False
-        return True
+            return None
+        return how
 
     def _file(self, place: str, count: int) -> Path:
         return self.folder / f"fuse {place} {count}"

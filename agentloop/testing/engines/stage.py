@@ -4,6 +4,8 @@ Checks are played on a stage; `opened` makes one. What runs leave behind is comp
 with what they leave without an engine, over a store in memory.
 """
 
+import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -128,6 +130,17 @@ class Stage:
         self.staff()
         self.fuse.arm(place, nth)
 
+    def hang(self, place: str) -> None:
+        """Have the worker that comes by a place stand still there."""
+        self.fuse.disarm()
+        self.staff()
+        self.fuse.arm(place, how=signal.SIGSTOP)
+
+    def wake(self) -> None:
+        """Let workers that stand still go on as if nothing had been."""
+        for pid in self.crew.alive:
+            os.kill(pid, signal.SIGCONT)
+
     # ------------------------------------------------------------ parity
 
     def played(self, name: str) -> Left:
@@ -171,7 +184,7 @@ def play(loop: AgentLoop, name: str) -> Left:
     where = converse(loop, name)
     runs: list[Run] = []
     for said in flow.said:
-        payload = said(runs[-1]) if callable(said) else said
+        payload: Any = said(runs[-1]) if callable(said) else said
         run = loop.start_run(where, payload, scope=SCOPE, **flow.start)
         if flow.cancelled:
             _cancel_waiting(loop, run)

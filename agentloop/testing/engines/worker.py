@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import traceback
 from contextlib import suppress
 from pathlib import Path
@@ -45,7 +46,9 @@ class Post:
 
 
 def _told_to_stop() -> bool:
-    return signal.sigtimedwait([signal.SIGTERM], 0.5) is not None
+    """Whether SIGTERM, which is blocked, has come; a worker that hung is none."""
+    threading.Event().wait(0.1)
+    return signal.SIGTERM in signal.sigpending()
 
 
 def say(line: str) -> None:
