@@ -13,10 +13,10 @@ module needs no boto3.
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from email.utils import parsedate_to_datetime
+from collections.abc import Mapping
 from typing import Any, Final, Literal, TypeAlias
 
+from agentloop.backends.common.waits import asked_for
 from agentloop.core.catalog import Failure, FailureKind
 from agentloop.wire import clean_text
 
@@ -272,24 +272,4 @@ def scrubbed(text: str) -> str:
 def _retry_after(headers: Mapping[str, Any]) -> float:
     """Seconds the provider asks us to wait: the longest hint it gives, or 0."""
     lowered = {str(k).lower(): str(v) for k, v in headers.items()}
-    return max(_hints(lowered), default=0.0)
-
-
-def _hints(headers: Mapping[str, str]) -> Iterator[float]:
-    for name, unit in (("x-amz-retry-after", 0.001), ("retry-after", 1.0)):
-        raw = headers.get(name, "")
-        try:
-            seconds = float(raw) * unit
-        except ValueError:
-            seconds = _until(raw, headers.get("date", ""))
-        if 0 < seconds < float("inf"):
-            yield seconds
-
-
-def _until(date: str, now: str) -> float:
-    """Seconds from the reply's own date to a date it names."""
-    try:
-        wait = parsedate_to_datetime(date) - parsedate_to_datetime(now)
-    except (ValueError, TypeError, IndexError):
-        return 0.0
-    return wait.total_seconds()
+    return max(asked_for(lowered), asked_for(lowered, "x-amz-retry-after", 0.001))

@@ -14,9 +14,9 @@ their class's text, so that this module needs neither urllib3 nor the connector.
 import json
 import re
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from typing import Any, Final, Literal, TypeAlias
 
+from agentloop.backends.common.waits import asked_for
 from agentloop.core.catalog import Failure, FailureKind
 from agentloop.wire import clean_text
 
@@ -191,7 +191,7 @@ def refusal(status: int, raw: bytes, headers: Mapping[str, str]) -> Failure:
         kind=kind_of(status, code, text),
         message=_message(_named(status, code), text, kind_of(status, code, text)),
         code=_named(status, code),
-        retry_after=_retry_after(headers),
+        retry_after=asked_for(headers),
     )
 
 
@@ -347,22 +347,3 @@ def scrubbed(text: str) -> str:
 def _stripped(page: str) -> str:
     """The words of a page that a proxy on the way answered with."""
     return re.sub(r"<[^>]*>", " ", page)
-
-
-def _retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds the provider asks us to wait, 0 when it does not say."""
-    raw = headers.get("retry-after", "")
-    try:
-        seconds = float(raw)
-    except ValueError:
-        seconds = _until(raw, headers.get("date", ""))
-    return seconds if 0 < seconds < float("inf") else 0.0
-
-
-def _until(date: str, now: str) -> float:
-    """Seconds from the reply's own date to a date it names."""
-    try:
-        wait = parsedate_to_datetime(date) - parsedate_to_datetime(now)
-    except (ValueError, TypeError, IndexError):
-        return 0.0
-    return wait.total_seconds()
