@@ -8,7 +8,6 @@ Nothing here is called while a run is driven.
 
 import math
 from collections.abc import Mapping
-from difflib import get_close_matches
 from types import ModuleType
 from typing import Any
 
@@ -24,6 +23,10 @@ _CALLS: Mapping[type, tuple[str, ...]] = {
     ToolServer: ("declared", "discover", "call", "close"),
     ServerDirectory: ("open",),
 }
+_SHORT = 16
+"""Characters of a text that may be shown; keys and tokens are longer."""
+_MARKS = frozenset(":@?=;")
+"""What an address or a setting is told by, which may hold a password."""
 _LARGEST = 2**53
 """Whole numbers beyond this are no exact JSON numbers, and no store counts so far."""
 
@@ -36,7 +39,7 @@ def given(value: object) -> str:
         return f"the module {value.__name__}"
     if value is None or isinstance(value, bool | int | float):
         return repr(value)
-    if isinstance(value, str) and len(value) <= 40 and not set(value) & set(":@?=;"):
+    if isinstance(value, str) and len(value) <= _SHORT and not set(value) & _MARKS:
         return repr(value)
     return f"a {type(value).__name__}"
 
@@ -158,6 +161,8 @@ def check_names(
     Raises:
         TypeError: one is not; says which one may have been meant.
     """
+    from difflib import get_close_matches  # here, since nearly nobody mistypes
+
     for name in given_names:
         if name not in known:
             near = get_close_matches(name, known, 1)
