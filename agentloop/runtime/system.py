@@ -1,6 +1,5 @@
 """The real clock, ids and jitter: the one place where they are made."""
 
-import random
 import time
 import uuid
 from datetime import UTC, datetime
@@ -28,5 +27,7 @@ class RandomIds:
 
 def jittered(delay: float, at_least: float) -> float:
     """Seconds to wait: the schedule times 0.5 to 1.5, never below the hint."""
+    import random  # here, because most processes never wait for a second try
+
     spread = random.uniform(0.5, 1.5)  # noqa: S311 - spreads retries, guards nothing
     return max(delay * spread, at_least)
