@@ -161,13 +161,14 @@ def check_names(
     Raises:
         TypeError: one is not; says which one may have been meant.
     """
+    strange = [name for name in given_names if name not in known]
+    if not strange:
+        return
     from difflib import get_close_matches  # here, since nearly nobody mistypes
 
-    for name in given_names:
-        if name not in known:
-            near = get_close_matches(name, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-            raise TypeError(f"there is no {what} named {name!r}; {hint}")
+    near = get_close_matches(strange[0], known, 1)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+    raise TypeError(f"there is no {what} named {strange[0]!r}; {hint}")
 
 
 def whole(name: str, value: object, least: int, most: int = _LARGEST) -> int:
