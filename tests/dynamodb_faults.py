@@ -34,6 +34,22 @@ class Faulty:
         return call
 
 
+@define
+class Meddled:
+    """A client before whose first transaction somebody else does something."""
+
+    client: Any
+    deed: Callable[[], object] | None
+
+    def __getattr__(self, operation: str) -> Callable[..., Any]:
+        deed = self.deed
+        if operation == "transact_write_items" and deed:
+            self.deed = None
+            deed()
+        found: Callable[..., Any] = getattr(self.client, operation)
+        return found
+
+
 @frozen
 class Raw:
     """What urllib3 would have read."""

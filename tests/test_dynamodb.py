@@ -449,6 +449,19 @@ def test_conflicts_are_tried_again(bench: Bench) -> None:
     assert store.get_conversation(OURS, "c") is not None
 
 
+def test_a_renewal_that_meets_a_transaction_is_sent_again(bench: Bench) -> None:
+    """A single write that met a transaction is sent again, and then it is done."""
+    driven = bench.drive()
+    head = table().client.get_item(
+        TableName=TABLE,
+        Key={"pk": {"S": f"run#{driven.run_id}"}, "sk": {"S": "head"}},
+        ConsistentRead=True,
+    )
+    busy = 400, _error("TransactionConflictException", message="busy")
+    store = _answering((200, {"Item": head["Item"]}), busy, busy)
+    assert store.heartbeat(driven.lease, LEASE) is False
+
+
 def test_conflicts_that_never_end_are_told(bench: Bench) -> None:
     """A transaction that meets others for ever ends as an unavailable store."""
     store = _answering(*[_cancelled("TransactionConflict")] * 99)

@@ -7,11 +7,17 @@ from typing import Any
 import pytest
 from attrs import define, field
 
-from agentloop.ports import AttemptRow, EventRow, StoreUnavailableError
+from agentloop.ports import (
+    AttemptRow,
+    ClaimRequest,
+    EventRow,
+    LeaseLostError,
+    StoreUnavailableError,
+)
 from agentloop.stores.clock import instant
 from agentloop.stores.dynamodb import DynamoDBStore
 from tests import dynamodb_server as server
-from tests.dynamodb_faults import READS, Faulty, Side
+from tests.dynamodb_faults import READS, Faulty, Meddled, Side
 from tests.dynamodb_scale import TABLE
 from tests.store_bench import LEASE, OURS, Bench, Driven, change, final, job
 
@@ -171,3 +177,116 @@ def test_removals_that_die_are_finished(removal: str) -> None:
         kept = page == (3, [LONG, '"b"', '"end"'])
         assert kept if run or removal == "prune" else page is None, number
         assert left_behind(play.bench) == VERSION_ONLY, number
+
+
+# ---------------------------------------------------------------- meddling
+
+
+def meddled(bench: Bench, deed: Callable[[], object]) -> DynamoDBStore:
+    """A further store, before whose first transaction a deed is done."""
+    client = Meddled(server.shared_client(), deed)
+    return DynamoDBStore(client, TABLE, clock=bench.clock)
+
+
+def pieces() -> list[tuple[str, str]]:
+    """The rows that hold pieces of texts."""
+    return [key for key in server.rows() if key[1].startswith("text#")]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    """A bench for a store that is empty."""
+    server.emptied()
+    return Bench(server.store)
+
+
+def test_a_lease_lost_amid_a_commit_leaves_nothing(bench: Bench) -> None:
+    """A commit that is overtaken after it was judged is refused, pieces and all."""
+    driven = bench.drive()
+
+    def overtake() -> None:
+        bench.clock.move(LEASE)
+        assert bench.claim(driven.run_id)
+
+    store = meddled(bench, overtake)
+    with pytest.raises(LeaseLostError):
+        store.checkpoint(driven.lease, 0, change(messages=(LONG,)), LEASE)
+    assert bench.store.run_messages(driven.run_id) == ()
+    assert pieces() == []
+
+
+def test_a_claim_that_is_overtaken_takes_nothing(bench: Bench) -> None:
+    """Of two claims that both found a run due, the later one goes away empty."""
+    orphan = bench.drive()
+    bench.clock.move(LEASE)
+    won: list[Any] = []
+    store = meddled(bench, lambda: won.append(bench.drive(orphan.claim.run)))
+    request = ClaimRequest(driver="embedded", lease_seconds=LEASE)
+    assert store.claim(request) is None
+    assert bench.say(won[0], '"mine"').revision == 1
+
+
+def test_one_of_two_commits_under_one_lease_counts(bench: Bench) -> None:
+    """A commit that finds its own revision made meanwhile is taken for its repeat."""
+    driven = bench.drive()
+    first, late = change(messages=('"a"',)), change(messages=('"b"', '"c"'))
+    store = meddled(bench, lambda: bench.commit(driven, first))
+    assert store.checkpoint(driven.lease, 0, late, LEASE) is False
+    assert bench.store.run_messages(driven.run_id) == ('"a"',)
+    with pytest.raises(LeaseLostError):
+        store.finalize(driven.lease, 0, final())
+
+
+def test_an_end_that_is_overtaken_tells_the_conflict(bench: Bench) -> None:
+    """A version that moves after it was looked at turns the end into a failure."""
+    where = bench.conversation().id
+    winner, loser = (
+        bench.say(bench.drive(bench.run(where)), f'"{number}"') for number in (1, 2)
+    )
+    store = meddled(bench, lambda: bench.end(winner))
+    row = store.finalize(loser.lease, 1, final())
+    assert (row.status, row.result) == ("failed", '"conflict"')
+    page = bench.store.messages(OURS, where)
+    assert (page.version, [each.body for each in page.rows]) == (1, ['"1"'])
+
+
+def test_a_deleted_conversation_gets_no_run(bench: Bench) -> None:
+    """An insert or an end whose conversation goes away meanwhile stores nothing."""
+    where = bench.conversation().id
+    driven = bench.drive(bench.run(where))
+    store = meddled(bench, lambda: bench.store.delete_conversation(OURS, where))
+    with pytest.raises(LeaseLostError):
+        store.finalize(driven.lease, 0, final())
+    other = bench.conversation().id
+    new = bench.new_run(other, payload=LONG)
+    store = meddled(bench, lambda: bench.store.delete_conversation(OURS, other))
+    with pytest.raises(LookupError):
+        store.insert_run(new)
+    assert left_behind(bench) == VERSION_ONLY
+
+
+def test_a_prune_spares_what_is_being_born(bench: Bench) -> None:
+    """A prune amid an insert leaves the texts alone that are there already."""
+    new = bench.new_run(bench.conversation().id, payload=LONG)
+    store = meddled(bench, lambda: bench.store.prune(instant(bench.clock.now())))
+    assert store.insert_run(new)[1]
+    assert bench.store.get_run(OURS, new.id).payload == LONG
+    assert not [key for key in server.rows() if key[0] == "trash"]
+
+
+def test_a_prune_takes_what_a_dead_commit_left(bench: Bench) -> None:
+    """Pieces that no message names go with a prune; those of messages stay."""
+    driven = bench.drive()
+    faulty = Faulty(server.shared_client(), number=4)  # schema, head, pieces, commit
+    store = DynamoDBStore(faulty, TABLE, clock=bench.clock)
+    sent = change(messages=(LONG,))
+    with pytest.raises(StoreUnavailableError):
+        store.checkpoint(driven.lease, 0, sent, LEASE)
+    store.checkpoint(driven.lease, 0, sent, LEASE)
+    ended = store.finalize(driven.lease, 1, final())
+    assert len(pieces()) == 2
+    bench.clock.move(2 * 86_400)
+    assert bench.store.prune(instant(bench.clock.now())) == 1
+    assert len(pieces()) == 1
+    page = bench.store.messages(OURS, ended.conversation_id)
+    assert [row.body for row in page.rows] == [LONG]
