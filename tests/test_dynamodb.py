@@ -365,6 +365,21 @@ def test_lone_surrogates_are_refused(bench: Bench, text: str) -> None:
     assert set(server.rows()) == {("schema", "schema")}
 
 
+def test_a_conversation_of_many_runs(bench: Bench) -> None:
+    """More runs than a batch or a transaction takes are listed, and go at once."""
+    where = bench.conversation().id
+    runs = [bench.run(where) for _ in range(40)]
+    for run in runs[::8]:
+        bench.end(bench.drive(run), keep=False)
+    listed = bench.store.list_runs(OURS, where)
+    assert [row.id for row in listed] == [run.id for run in runs]
+    assert [row.status for row in listed[::8]] == ["completed"] * 5
+    assert bench.store.delete_conversation(OURS, where)
+    assert [bench.store.get_run(OURS, run.id) for run in runs] == [None] * 40
+    assert bench.claim() is None
+    assert set(server.rows()) == {("schema", "schema")}
+
+
 # ---------------------------------------------------------------- errors
 
 ERRORS = {
