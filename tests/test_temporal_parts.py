@@ -29,7 +29,7 @@ from agentloop.core.phases import (
 )
 from agentloop.core.routing import ServerRoute
 from agentloop.core.run import Usage
-from agentloop.engines.temporal_client import NAME
+from agentloop.engines.temporal_client import NAME, TemporalServer
 from agentloop.engines.temporal_texts import (
     FOREVER,
     MAX_PAYLOAD,
@@ -200,6 +200,20 @@ def test_each_command_has_an_activity_and_a_time(
 def test_the_pace_follows_from_the_options(options: Options, pace: Pace) -> None:
     """What has no bound for the host has one of a month for Temporal."""
     assert pace_of(options) == pace
+
+
+@pytest.mark.parametrize(
+    ("choices", "told"),
+    [
+        ({"timeout": 0}, "timeout must be above 0 seconds, not 0"),
+        ({"silence": -1.0}, "silence must be above 0 seconds, not -1.0"),
+        ({"commands": 0}, "commands must be at least 1, not 0"),
+    ],
+)
+def test_a_server_that_cannot_be_is_refused(choices: Any, told: str) -> None:
+    """Each number is told by its name when the value is made."""
+    with pytest.raises(ValueError, match=told):
+        TemporalServer(**choices)
 
 
 # ---------------------------------------------------------------- rounds

@@ -32,6 +32,7 @@ from temporalio.service import RPCError
 from agentloop.engines.temporal_texts import Order, TextPayloads, order_text
 from agentloop.engines.temporal_workflow import WORKFLOW
 from agentloop.ports import EngineUnavailableError, RunRef
+from agentloop.runtime import checks
 
 T = TypeVar("T")
 NAME: Final = "temporal"
@@ -60,6 +61,10 @@ class TemporalServer:
         codec: turns payloads into something else and back, to encrypt them.
         options: whatever else `temporalio.client.Client.connect` takes: `tls`,
             `api_key`, `runtime` and so on.
+
+    Raises:
+        TypeError: a value of another kind altogether.
+        ValueError: a span that is not positive, or no command in a history.
     """
 
     address: str = "127.0.0.1:7233"
@@ -70,6 +75,11 @@ class TemporalServer:
     commands: int = 1000
     codec: PayloadCodec | None = field(default=None, repr=False)
     options: Mapping[str, Any] = field(factory=dict, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        checks.span("timeout", self.timeout)
+        checks.span("silence", self.silence)
+        checks.whole("commands", self.commands, 1)
 
     @classmethod
     def from_environment(

@@ -44,6 +44,7 @@ from agentloop.ports import (
     Store,
     StoreUnavailableError,
 )
+from agentloop.runtime import checks
 from agentloop.runtime.face import AgentLoop
 from agentloop.runtime.options import Options
 from agentloop.runtime.rounds import Rounds, RunBusyError
@@ -178,6 +179,9 @@ class TemporalWorker:
         drain: seconds that stopping may take; what is not done then is done again
             by another worker when the lease has run out.
         sweep: seconds between two looks for runs whose start was lost.
+
+    Raises:
+        TypeError, ValueError: a number that cannot be.
     """
 
     def __init__(
@@ -189,8 +193,9 @@ class TemporalWorker:
         drain: float = 30.0,
         sweep: float = 30.0,
     ) -> None:
-        if concurrency < 1:
-            raise ValueError(f"concurrency must be at least 1, not {concurrency}")
+        checks.whole("concurrency", concurrency, 1)
+        checks.span("drain", drain)
+        checks.span("sweep", sweep)
         self._server = server or TemporalServer()
         self._pace = pace_of(loop.watch.options)
         self._rounds = loop.rounds(NAME)
