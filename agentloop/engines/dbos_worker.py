@@ -33,6 +33,12 @@ _MOMENT: Final = (0.05, 0.5)
 """Seconds before a round is tried again that said "not now": at first, and at most."""
 _WHILE: Final = 2.0
 """Seconds before one is tried again that failed in a way nobody thought of."""
+_LIGHT: Final = {
+    # What a step answered may be forgotten when power is lost: the store has it, and a
+    # step that is repeated adopts that. So DBOS need not wait for the disk.
+    "options": "-c synchronous_commit=off",
+    "application_name": "dbos_transact",
+}
 GONE: Final = "gone"
 """What a workflow answers whose run was removed."""
 
@@ -220,6 +226,8 @@ class DbosWorker:
             "serializer": DBOSPortableJSONSerializer(),
             "log_level": "WARNING",
         }
+        if "options=" not in database.url:
+            config["db_engine_kwargs"] = {"connect_args": _LIGHT}
         DBOS(config=config)
         if DBOS.executor_id != self.executor:  # the one that was there was returned
             raise RuntimeError(
