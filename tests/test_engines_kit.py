@@ -17,6 +17,7 @@ from agentloop.testing.engines import (
 )
 from agentloop.testing.engines.ledger import Fuse
 from agentloop.testing.engines.place import imported
+from tests.engine_kills import hunt
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +107,17 @@ def test_a_fuse_counts_to_thirty(tmp_path: Path) -> None:
     """More passes than that are a mistake."""
     with pytest.raises(ValueError, match="30"):
         Fuse(tmp_path).arm("after claim", 31)
+
+
+def test_the_hunt_counts(stage: Stage) -> None:
+    """The release command in small: workers die, and nothing is lost or doubled."""
+    figures, broken = hunt(stage, 4, seed=1)
+    assert figures["kills"] >= 4
+    assert (figures["doubled"], figures["lost"], broken) == (0, 0, [])
+    assert figures["executions"] >= figures["runs"] > 0
+
+
+def test_the_hunt_finds_what_is_doubled(lies: Stage) -> None:
+    """Where calls are made twice, the figures say so."""
+    figures, _ = hunt(lies, 1, seed=1)
+    assert figures["doubled"] > 0
