@@ -355,6 +355,16 @@ def test_numbers_beyond_dynamodb(bench: Bench, number: int) -> None:
     assert bench.store.get_run(Reader(number), driven.run_id) is None
 
 
+@pytest.mark.parametrize("name", ["", "a\x00b", "é☃", "=", "#", "x" * 10_000])
+def test_odd_ids_are_plain_ids(bench: Bench, name: str) -> None:
+    """Ids of any length and alphabet name one row, though keys have room for few."""
+    run = bench.run(id=name, client_op_id=name, driver=name)
+    assert bench.store.get_run(OURS, name) == run
+    assert bench.store.find_run(run.conversation_id, name) == run
+    assert bench.store.get_run(OURS, name + "x") is None
+    assert bench.claim(driver=name).run.id == name
+
+
 @pytest.mark.parametrize("text", ["\ud800", "a\udfff"])
 def test_lone_surrogates_are_refused(bench: Bench, text: str) -> None:
     """What has no UTF-8 is refused in ids and bodies, and nothing of it is kept."""
@@ -508,6 +518,27 @@ def test_what_a_batch_left_is_sent_again(bench: Bench) -> None:
     far.put_all(rows)
     assert set(far.get_all([("p", "0"), ("p", "1")])) == {("p", "0")}
     assert answers == reads == []
+
+
+@pytest.mark.parametrize("times", [1, 99])
+def test_what_is_seen_in_part_is_read_again(bench: Bench, times: int) -> None:
+    """A transaction of which one row is seen and not another is waited for."""
+    where = bench.conversation().id
+    bench.finished(where, '"a"')
+    client = weighed_client(server.endpoint())
+    store = DynamoDBStore(client, TABLE)
+    left = [json.dumps({"Items": [], "Count": 0})] * times
+
+    def answer(request: Any, **_: Any) -> Any:
+        segments = b"Query" in request.headers["X-Amz-Target"]
+        return answered(200, left.pop()) if segments and left else None
+
+    client.meta.events.register("before-send.dynamodb", answer)
+    if times == 1:
+        assert len(store.messages(OURS, where).rows) == 1
+        return
+    with pytest.raises(StoreUnavailableError, match="all the time"):
+        store.messages(OURS, where)
 
 
 def test_nobody_listens() -> None:
