@@ -12,12 +12,8 @@ makes the calls. Nothing here knows storage, drivers or tools.
 from agentloop.backends.bedrock.backend import BedrockBackend
 from agentloop.backends.bedrock.capabilities import Capabilities, capabilities_of
 from agentloop.backends.bedrock.client import client_warnings
-from agentloop.backends.bedrock.options import (
-    CachePoints,
-    Guardrail,
-    ModelOptions,
-    Thinking,
-)
+from agentloop.backends.bedrock.options import CachePoints, Guardrail, ModelOptions
+from agentloop.backends.common.thinking import Thinking
 
 __all__ = [
     "BedrockBackend",

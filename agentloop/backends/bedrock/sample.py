@@ -13,8 +13,8 @@ from agentloop.backends.bedrock.options import (
     Guardrail,
     Model,
     ModelOptions,
-    Thinking,
 )
+from agentloop.backends.common.thinking import Thinking
 from agentloop.core.config import AnyTool, Config, ToolSpec
 from agentloop.core.content import (
     Document,

@@ -12,7 +12,6 @@ from typing import Any, Final, Protocol
 
 from agentloop.backends.bedrock.codec import (
     Conversation,
-    Reply,
     decode,
     reply_text,
     usage_of,
@@ -21,9 +20,9 @@ from agentloop.backends.bedrock.errors import Phase, failure_of, request_id_of
 from agentloop.backends.bedrock.handover import Door, Errand
 from agentloop.backends.bedrock.options import Model
 from agentloop.backends.bedrock.stream import CutOffError, assemble
+from agentloop.backends.common.events import failed, replied
 from agentloop.core.catalog import Failure
 from agentloop.core.phases import Infer, ModelFailed, ModelReplied
-from agentloop.core.run import Usage
 from agentloop.ports import (
     AttemptReport,
     DeltaSink,
@@ -123,13 +122,13 @@ class BedrockSession:
         attempt: "_Attempt",
     ) -> ModelReplied | ModelFailed:
         if isinstance(reply, Failure):
-            return _failed(command, reply, None)
+            return failed(command, reply, None)
         attempt.response = reply_text(reply)
         found = decode(reply, self._conversation.tool_name)
         if isinstance(found, Failure):
-            return _failed(command, found, usage_of(reply))
+            return failed(command, found, usage_of(reply))
         attempt.notes += found.notes
-        return _replied(command, found)
+        return replied(command, found)
 
 
 class _Attempt:
@@ -156,25 +155,6 @@ class _Attempt:
             response=self.response,
             notes=self.notes,
         )
-
-
-def _failed(command: Infer, failure: Failure, usage: Usage | None) -> ModelFailed:
-    return ModelFailed(
-        iteration=command.iteration,
-        attempt=command.attempt,
-        failure=failure,
-        usage=usage,
-    )
-
-
-def _replied(command: Infer, found: Reply) -> ModelReplied:
-    return ModelReplied(
-        iteration=command.iteration,
-        attempt=command.attempt,
-        message=found.message,
-        stop=found.stop,
-        usage=found.usage,
-    )
 
 
 # ---------------------------------------------------------------- streams

@@ -9,10 +9,11 @@ into messages without any I/O, `account` takes credentials from the connection, 
 posts, `rest` and `sql` make the calls. Nothing here knows storage, drivers or tools.
 """
 
+from agentloop.backends.common.thinking import Thinking
 from agentloop.backends.cortex.account import Auth
 from agentloop.backends.cortex.backend import CortexBackend
 from agentloop.backends.cortex.capabilities import Capabilities, capabilities_of
-from agentloop.backends.cortex.options import CachePoints, ModelOptions, Thinking
+from agentloop.backends.cortex.options import CachePoints, ModelOptions
 
 __all__ = [
     "Auth",

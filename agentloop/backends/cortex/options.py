@@ -10,21 +10,18 @@ from typing import Any, Final
 
 from attrs import field, frozen
 
+from agentloop.backends.common.thinking import (
+    Thinking,
+    choice_problems,
+    sampling_problems,
+    thinking_problems,
+    way_of_thinking,
+)
 from agentloop.backends.cortex.capabilities import Capabilities, Dialect
-from agentloop.core.config import AnyTool, Config, SpecificTool, ToolChoice
-
-LEAST_BUDGET: Final = 1024
-"""Fewer thinking tokens are refused (Anthropic, extended thinking)."""
+from agentloop.core.config import Config, ToolChoice
 
 MOST_SQL_TOKENS: Final = 8192
 """What COMPLETE can be asked for at most (Snowflake, "COMPLETE")."""
-
-
-@frozen
-class Thinking:
-    """Ask Claude to think: with a budget of tokens, or as much as it likes."""
-
-    budget_tokens: int | None = None
 
 
 @frozen(kw_only=True)
@@ -128,16 +125,10 @@ def _tools(config: Config, _: ToolChoice, model: Model) -> Iterator[str]:
 
 
 def _choice(config: Config, choice: ToolChoice, model: Model) -> Iterator[str]:
-    kind = {AnyTool: "any", SpecificTool: "tool"}.get(type(choice))
-    if kind is None or model.emulated:
+    if model.emulated:
         return
-    if kind not in model.can.forced_choice:
-        yield f"$.tool_choice: '{config.model}' cannot be made to call a tool ({kind})"
-    if _way_of_thinking(model):
-        yield (
-            f"$.tool_choice: '{config.model}' is asked to think, "
-            "and a thinking model cannot be made to call a tool"
-        )
+    forced, thinks = model.can.forced_choice, _way_of_thinking(model) is not None
+    yield from choice_problems(config, choice, forced, thinks=thinks)
 
 
 def _limits(config: Config, _: ToolChoice, model: Model) -> Iterator[str]:
@@ -149,13 +140,7 @@ def _limits(config: Config, _: ToolChoice, model: Model) -> Iterator[str]:
 
 
 def _way_of_thinking(model: Model) -> str | None:
-    """`budget`, `adaptive`, or None; the host may also have written it raw."""
-    raw = model.options.request_fields.get("thinking")
-    if isinstance(raw, Mapping):
-        return {"enabled": "budget", "adaptive": "adaptive"}.get(raw.get("type", ""))
-    if model.options.thinking is None:
-        return None
-    return "adaptive" if model.options.thinking.budget_tokens is None else "budget"
+    return way_of_thinking(model.options.thinking, model.options.request_fields)
 
 
 def _thinking(config: Config, _: ToolChoice, model: Model) -> Iterator[str]:
@@ -164,28 +149,12 @@ def _thinking(config: Config, _: ToolChoice, model: Model) -> Iterator[str]:
         return
     if model.dialect != "messages" or way not in model.can.thinking:
         yield f"$.model: '{config.model}' has no {way} thinking on this transport"
-    if config.temperature not in {None, 1}:
-        yield (
-            f"$.temperature: '{config.model}' is asked to think, "
-            f"which goes with temperature 1 only, not {config.temperature}"
-        )
-    thinking = model.options.thinking
-    budget = None if thinking is None else thinking.budget_tokens
-    if budget is not None and not LEAST_BUDGET <= budget < config.max_tokens:
-        yield (
-            f"$.max_tokens: the thinking budget of {budget} must be at least "
-            f"{LEAST_BUDGET} and below max_tokens, which is {config.max_tokens}"
-        )
+    yield from thinking_problems(config, model.options.thinking)
 
 
 def _sampling(config: Config, _: ToolChoice, model: Model) -> Iterator[str]:
-    top_p = model.options.top_p
-    if top_p is None:
-        return
-    if not 0 <= top_p <= 1:
-        yield f"$.model: top_p must be between 0 and 1, not {top_p}"
-    if model.can.one_sampler and config.temperature is not None:
-        yield f"$.temperature: '{config.model}' takes temperature or top_p, not both"
+    top_p, one = model.options.top_p, model.can.one_sampler
+    yield from sampling_problems(config, top_p, one_sampler=one)
 
 
 def _extras(config: Config, _: ToolChoice, model: Model) -> Iterator[str]:

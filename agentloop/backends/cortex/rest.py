@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from attrs import frozen
 
+from agentloop.backends.common.events import failed, replied
 from agentloop.backends.cortex.account import Account, Ticket
 from agentloop.backends.cortex.capabilities import Dialect
 from agentloop.backends.cortex.codec.decode import (
@@ -37,7 +38,7 @@ from agentloop.backends.cortex.errors import (
     failure_of,
     refusal,
 )
-from agentloop.backends.cortex.events import failed, replied, tell_whole
+from agentloop.backends.cortex.events import tell_whole
 from agentloop.backends.cortex.http import Deadline, Http, Incoming
 from agentloop.backends.cortex.options import Model
 from agentloop.core.catalog import Failure

@@ -16,13 +16,14 @@ from contextlib import suppress
 from hashlib import sha256
 from typing import Any, Final
 
+from agentloop.backends.common.events import failed, replied
 from agentloop.backends.cortex.account import NoTokenError
 from agentloop.backends.cortex.codec.complete import MOST_BYTES, Arguments, CompleteBody
 from agentloop.backends.cortex.codec.decode import Asked, decode_complete
 from agentloop.backends.cortex.codec.encode import Conversation
 from agentloop.backends.cortex.codec.replies import MalformedError, parsed
 from agentloop.backends.cortex.errors import failure_of
-from agentloop.backends.cortex.events import failed, replied, tell_whole
+from agentloop.backends.cortex.events import tell_whole
 from agentloop.backends.cortex.http import Deadline
 from agentloop.backends.cortex.options import Model
 from agentloop.core.catalog import Failure
