@@ -1,24 +1,29 @@
 """Both drivers against ports that break their contracts: typed ends, nothing hangs."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from agentloop import AgentLoop
 from agentloop.core.catalog import Failure
 from agentloop.core.content import Message, Text
 from agentloop.core.history import problems
 from agentloop.core.phases import Infer, ModelReplied
 from agentloop.ports import (
     AttemptReport,
+    ClaimRequest,
     Inference,
     JobContext,
+    LeaseLostError,
     SessionSetup,
     ToolAnswer,
     ToolCall,
 )
 from agentloop.stores.memory import MemoryStore
+from agentloop.testing.fixed import HandClock
 from agentloop.testing.scripted import Reply, ScriptedBackend, Seen, calls, says
 from tests.faces import DEFAULTS, FACES, SCOPE, Rooms, both_faces
 
@@ -222,3 +227,57 @@ def test_a_failure_of_a_tool_is_no_junk() -> None:
         tools={"rooms": Rooms(lambda call: refusal)},
     )
     assert run.error.type == refusal.type
+
+
+# ---------------------------------------------------------------- a lost lease
+
+
+class Thief(Rooms):
+    """A server whose first call loses the run, and whose second waits for the end."""
+
+    def __init__(self) -> None:
+        super().__init__(self._answer)
+        self.clock = HandClock()
+        self.store = MemoryStore(clock=self.clock)
+        self.second = threading.Event()
+        self.ended = threading.Event()
+
+    def _answer(self, call: ToolCall) -> ToolAnswer:
+        if len(self.calls) > 1:
+            self.second.set()
+            assert self.ended.wait(30)
+            return ToolAnswer((Text("late"),))
+        self.clock.move(60)
+        other = ClaimRequest(driver="embedded", lease_seconds=60, run_id=call.run_id)
+        assert self.store.claim(other) is not None
+        return ToolAnswer((Text("first"),))
+
+    def __getattr__(self, name: str) -> Any:
+        """The store, whose commits after the theft come when the second call runs."""
+        found = getattr(self.store, name)
+        if name != "checkpoint":
+            return found
+
+        def checkpoint(*args: Any) -> bool:
+            if self.calls:
+                assert self.second.wait(30)
+            return bool(found(*args))
+
+        return checkpoint
+
+
+def test_a_driver_that_lost_its_run_begins_no_queued_call() -> None:
+    """Calls that wait for a free thread belong to whoever has the run now."""
+    thief = Thief()
+    model = ScriptedBackend(forever=booking(3))
+    tools = {"rooms": thief}
+    with AgentLoop(model, thief, tools, tool_slots=1, clock=thief.clock) as loop:
+        made = loop.create_conversation(defaults=DEFAULTS, scope=SCOPE)
+        run = loop.start_run(made.id, "Hi", scope=SCOPE)
+        claim = loop._runner.claim(run.id)
+        assert claim is not None
+        with pytest.raises(LeaseLostError):
+            loop._runner.run(claim)
+        thief.ended.set()
+        loop._pool.submit(str).result(30)  # whatever was queued had its turn
+    assert len(thief.calls) == 2

@@ -106,6 +106,7 @@ class Runner:
         try:
             return way(desk, mailbox, self.pool)
         except (LeaseLostError, StoreUnavailableError):
+            mailbox.lose()  # calls that are queued still must not begin
             raise
         except Exception as error:
             log.exception("driving run %s failed", desk.journal.run_id)
