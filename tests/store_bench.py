@@ -4,7 +4,6 @@ The contract tests take a `Bench` and nothing else, so that a host can run them 
 store of its own: a bench needs only a function that makes a store with a clock.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -225,9 +224,7 @@ def at_once(works: list[Callable[[], object]]) -> list[object]:
 STATUSES: tuple[Status, ...] = ("completed", "requires_action", "failed")
 
 
-KINDS = ("memory", "sqlite", "postgres")
-if os.environ.get("AGENTLOOP_TEST_DYNAMODB") == "all":  # 300 tests, 80 s of CPU
-    KINDS = (*KINDS, "dynamodb")
+KINDS = ("memory", "sqlite", "postgres", "dynamodb")
 
 
 def open_bench(kind: str, folder: Path) -> Iterator[Bench]:

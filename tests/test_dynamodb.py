@@ -1,9 +1,8 @@
 """What only the DynamoDB store has: a table, limits, throttling, and processes.
 
 DynamoDB itself is not reached; `dynamodb_server` tells what answers in its place,
-and weighs every request. With `AGENTLOOP_TEST_DYNAMODB=all` the tests of the store
-contract that other stores take in `test_stores` are taken by this one too; the same
-promises are kept here by the conformance kit and by twins.
+and weighs every request. What all stores promise is tested in `test_stores` and
+`test_stores_driving`, and by the conformance kit and twins here.
 """
 
 import json
