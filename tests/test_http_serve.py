@@ -151,6 +151,32 @@ def test_answers_do_not_wait_for_acknowledgements() -> None:
 # ------------------------------------------------ stopping
 
 
+def test_a_client_of_the_old_version_gets_no_chunks() -> None:
+    """Whatever parsers are installed, the one that knows HTTP/1.0 is used."""
+    with (
+        AgentLoop(ScriptedBackend()) as loop,
+        served(loop, fixed_tokens(TOKENS), Serving(port=0, workers=0)) as url,
+    ):
+        head = head_of_a_stream(url, started(url))
+        server = Server.over(loop, fixed_tokens(TOKENS), Serving(port=0))
+        server.listener.close()
+    assert b"transfer-encoding" not in head.lower()
+    assert b"\r\n\r\nretry: 2000\n\n" in head
+    assert server.uvicorn.config.http == "h11"
+
+
+def head_of_a_stream(url: str, run: str) -> bytes:
+    """How the stream of a run begins for a client of HTTP/1.0."""
+    asked = f"GET /agents/runs/{run}/events HTTP/1.0\r\nauthorization: Bearer alice"
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), 10) as old:
+        old.sendall(f"{asked}\r\n\r\n".encode())
+        head = b""
+        while b"retry: 2000\n\n" not in head and (more := old.recv(4096)):
+            head += more
+        return head
+
+
 FACES = ["sync", "async", "async-threads"]
 
 
