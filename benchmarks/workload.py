@@ -111,6 +111,9 @@ class NoJournal:
     def record(self, attempt: Any) -> None:
         """Forget it."""
 
+    def keep(self, row: Any) -> None:
+        """Forget it."""
+
     def commit(self, state: LoopState, told: Any) -> bool:
         """Nothing is stored, nobody cancels."""
         return False

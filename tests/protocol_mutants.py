@@ -743,11 +743,11 @@ def a_failed_memory_is_the_fault_of_the_backend(patch: Patch) -> None:
     """A failed memory is the fault of the backend."""
     right = perform._infer
 
-    def infer(performer: Any, command: Any, began: str) -> Any:
+    def infer(performer: Any, command: Any) -> Any:
         try:
-            return right(performer, command, began)
+            return right(performer, command)
         except (LeaseLostError, StoreUnavailableError) as error:
-            return performer.crashed(command, error, began)
+            return performer.crashed(command, error)
 
     patch.setattr(perform, "_infer", infer)
 
@@ -763,8 +763,7 @@ def queued_effects_begin_after_the_end(patch: Patch) -> None:
     """Queued effects begin after the end."""
 
     def elsewhere(desk: Any, effect: Any, mailbox: Any) -> None:
-        began = desk.performer.now()
-        mailbox.post(perform.perform(desk.performer, effect, began))
+        mailbox.post(perform.perform(desk.performer, effect))
 
     patch.setattr(drive, "_perform_elsewhere", elsewhere)
 

@@ -8,13 +8,14 @@ attempt, or by the key of a call, so that a late one can be told from a current.
 from collections.abc import Iterator
 from typing import Any, Literal, TypeAlias
 
-from attrs import field, frozen
+from attrs import field
 
 from agentloop.core.catalog import Failure
 from agentloop.core.config import Auto, ToolChoice
 from agentloop.core.content import Content, Message, ToolResult, ToolUse
 from agentloop.core.routing import Routing, ServerRoute
 from agentloop.core.run import Usage
+from agentloop.core.values import value
 
 StopReason: TypeAlias = Literal[
     "end_turn",
@@ -31,7 +32,7 @@ StopReason: TypeAlias = Literal[
 decides what follows (contract section 11)."""
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class Plan:
     """What the rules need to know of a run; fixed when it starts.
 
@@ -106,7 +107,7 @@ class Log:
 # ---------------------------------------------------------------- outcomes
 
 
-@frozen
+@value
 class Answer:
     """The final answer, decoded: its text, its structured value, or both."""
 
@@ -114,21 +115,21 @@ class Answer:
     structured: Any = None
 
 
-@frozen
+@value
 class Completed:
     """The model gave its final answer."""
 
     answer: Answer
 
 
-@frozen
+@value
 class RequiresAction:
     """The caller is asked to answer these calls."""
 
     pending: tuple[ToolUse, ...]
 
 
-@frozen
+@value
 class Failed:
     """The run ended without an answer; `type` is a catalog type."""
 
@@ -142,7 +143,7 @@ Outcome: TypeAlias = Completed | RequiresAction | Failed
 # ---------------------------------------------------------------- phases
 
 
-@frozen
+@value
 class Discovering:
     """Asking servers for their tools; `delay` seconds pass before the attempt.
 
@@ -154,7 +155,7 @@ class Discovering:
     at_least: float = 0.0
 
 
-@frozen
+@value
 class Inferring:
     """Waiting for the model."""
 
@@ -163,7 +164,7 @@ class Inferring:
     at_least: float = 0.0
 
 
-@frozen
+@value
 class Call:
     """A server call of the current turn, with the attempt that is due."""
 
@@ -175,7 +176,7 @@ class Call:
     at_least: float = 0.0
 
 
-@frozen
+@value
 class CallingTools:
     """Waiting for server calls.
 
@@ -192,7 +193,7 @@ class CallingTools:
     barred: int | None = None
 
 
-@frozen
+@value
 class Finished:
     """The run has ended."""
 
@@ -202,7 +203,7 @@ class Finished:
 Phase: TypeAlias = Discovering | Inferring | CallingTools | Finished
 
 
-@frozen
+@value
 class LoopState:
     """Everything the loop knows of a run; the next command follows from it.
 
@@ -220,7 +221,7 @@ class LoopState:
 # ---------------------------------------------------------------- commands
 
 
-@frozen
+@value
 class Discover:
     """List the tools of `servers`. Answered by Discovered or DiscoveryFailed."""
 
@@ -230,7 +231,7 @@ class Discover:
     at_least: float
 
 
-@frozen
+@value
 class Infer:
     """Ask the model. Answered by ModelReplied or ModelFailed."""
 
@@ -242,14 +243,14 @@ class Infer:
     log: Log
 
 
-@frozen
+@value
 class CallTools:
     """Perform these calls, side by side. Each is answered by its own event."""
 
     window: tuple[Call, ...]
 
 
-@frozen
+@value
 class Finish:
     """Store the outcome; `keep` says whether the log joins the conversation."""
 
@@ -263,14 +264,14 @@ Command: TypeAlias = Discover | Infer | CallTools | Finish
 # ---------------------------------------------------------------- events
 
 
-@frozen
+@value
 class Discovered:
     """All servers answered."""
 
     routing: Routing
 
 
-@frozen
+@value
 class DiscoveryFailed:
     """A server did not answer."""
 
@@ -278,7 +279,7 @@ class DiscoveryFailed:
     failure: Failure
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class ModelReplied:
     """The model answered.
 
@@ -294,7 +295,7 @@ class ModelReplied:
     answer: Answer | Failure | None = None
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class ModelFailed:
     """The inference failed; `usage` is what the attempt is known to have cost."""
 
@@ -304,7 +305,7 @@ class ModelFailed:
     usage: Usage | None = None
 
 
-@frozen
+@value
 class ToolReturned:
     """A call returned, with its own failure flagged by `is_error`."""
 
@@ -313,7 +314,7 @@ class ToolReturned:
     is_error: bool = False
 
 
-@frozen
+@value
 class ToolFailed:
     """A call could not be made or its server broke the protocol."""
 
@@ -322,17 +323,17 @@ class ToolFailed:
     failure: Failure
 
 
-@frozen
+@value
 class CancelRequested:
     """Somebody asked for the run to end."""
 
 
-@frozen
+@value
 class DeadlinePassed:
     """The run's time is up."""
 
 
-@frozen
+@value
 class Recovered:
     """The worker that held the command is gone; another one took over."""
 

@@ -3,17 +3,16 @@
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeAlias
 
-from attrs import frozen
-
 from agentloop.core.config import Config, ToolChoice, ToolSpec
 from agentloop.core.content import Message
 from agentloop.core.phases import Infer, ModelFailed, ModelReplied
+from agentloop.core.values import value
 
 DeltaSink: TypeAlias = Callable[[str], None]
 """Takes pieces of text as the model produces them."""
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class SessionSetup:
     """What stays the same for all inferences of one run.
 
@@ -27,7 +26,7 @@ class SessionSetup:
     history: Sequence[Message]
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class JobContext:
     """What an attempt is called, how long it may take, and what is known of it.
 
@@ -55,7 +54,7 @@ class JobContext:
     abandoned: Callable[[], bool] | None = None
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class Preceding:
     """A request that was answered only with a demand for fresh credentials.
 
@@ -68,7 +67,7 @@ class Preceding:
     provider_request_id: str | None = None
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class AttemptReport:
     """What one attempt leaves for the job record.
 
@@ -87,7 +86,7 @@ class AttemptReport:
     preceding: tuple[Preceding, ...] = ()
 
 
-@frozen
+@value
 class Inference:
     """The event that answers an `Infer` command, and the attempt's report."""
 

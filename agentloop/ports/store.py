@@ -22,9 +22,10 @@ unknown; the caller reads again before it decides.
 
 from typing import Protocol
 
-from attrs import field, frozen
+from attrs import field
 
 from agentloop.core.run import Status
+from agentloop.core.values import value
 
 
 class StoreUnavailableError(Exception):
@@ -44,7 +45,7 @@ class VersionMovedError(Exception):
         super().__init__(f"expected version {expected}, current {current}")
 
 
-@frozen
+@value
 class Reader:
     """Whose rows may be seen: a company's, or one user's of it."""
 
@@ -56,7 +57,7 @@ class Reader:
         return self.company_id == company_id and self.user_id in {None, user_id}
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class NewConversationRow:
     """A conversation to store; `body` holds name, system prompt and defaults."""
 
@@ -66,7 +67,7 @@ class NewConversationRow:
     body: str
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class ConversationRow:
     """A stored conversation; instants are RFC 3339 in UTC with microseconds."""
 
@@ -79,7 +80,7 @@ class ConversationRow:
     updated_at: str
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class NewRunRow:
     """A run to store; `driver` names what may drive it (`embedded`, an engine)."""
 
@@ -95,7 +96,7 @@ class NewRunRow:
     tool_choice: str | None
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class RunRow:
     """A stored run; `result` is set with its terminal status and never changes."""
 
@@ -117,7 +118,7 @@ class RunRow:
     completed_at: str | None
 
 
-@frozen
+@value
 class Lease:
     """The right to drive a run: the run and the token of the newest claim."""
 
@@ -125,7 +126,7 @@ class Lease:
     token: int
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class ClaimRequest:
     """Who wants to drive what, for how many seconds until the next heartbeat.
 
@@ -139,7 +140,7 @@ class ClaimRequest:
     run_timeout: float | None = None
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class Claim:
     """A run to drive, with everything that was checkpointed.
 
@@ -166,7 +167,7 @@ class Claim:
     seconds_left: float | None = None
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class JobRow:
     """An inference job as it begins."""
 
@@ -176,7 +177,7 @@ class JobRow:
     body: str
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class AttemptRow:
     """One attempt of a job, as it ended; `response` is the provider's text."""
 
@@ -187,7 +188,7 @@ class AttemptRow:
     response: str | None = None
 
 
-@frozen
+@value
 class EventRow:
     """A run event; `id` rises within the run."""
 
@@ -195,7 +196,7 @@ class EventRow:
     body: str
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class Checkpoint:
     """What one commit adds to a run.
 
@@ -224,7 +225,7 @@ class Checkpoint:
     events: tuple[EventRow, ...] = ()
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class Final:
     """How a run ends.
 
@@ -242,7 +243,7 @@ class Final:
     conflict_event: EventRow
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class MessageRow:
     """A message of a conversation; `position` is its place within its run."""
 
@@ -253,7 +254,7 @@ class MessageRow:
     created_at: str  # when it was staged
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class MessagePage:
     """Messages of a conversation and the version it had when they were read."""
 

@@ -2,15 +2,14 @@
 
 from typing import Protocol
 
-from attrs import frozen
-
 from agentloop.core.catalog import Failure
 from agentloop.core.config import McpServer
 from agentloop.core.content import Content, JsonObject
 from agentloop.core.routing import Offer
+from agentloop.core.values import value
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class ToolCall:
     """One call to make.
 
@@ -26,7 +25,7 @@ class ToolCall:
     timeout: float | None = None
 
 
-@frozen
+@value
 class ToolAnswer:
     """What a tool returned; its own failure is `is_error`, not an exception."""
 

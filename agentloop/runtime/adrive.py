@@ -90,7 +90,7 @@ class AsyncMailbox:
 async def adrive(
     desk: Desk,
     mailbox: AsyncMailbox,
-    perform: Callable[[Effect, str], Awaitable[Performed]],
+    perform: Callable[[Effect], Awaitable[Performed]],
     call: StoreCall,
 ) -> RunRow | None:
     """Drive a run to its end.
@@ -107,7 +107,7 @@ async def adrive(
 
     async def answer(effect: Effect) -> None:
         try:
-            mailbox.post(await perform(effect, desk.began(effect)))
+            mailbox.post(await perform(effect))
         except asyncio.CancelledError:
             raise
         except BaseException as error:

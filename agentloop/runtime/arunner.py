@@ -159,20 +159,16 @@ class AsyncRunner:
 
     # ------------------------------------------------------------ effects
 
-    async def _perform(
-        self, performer: Performer, effect: Effect, began: str
-    ) -> Performed:
+    async def _perform(self, performer: Performer, effect: Effect) -> Performed:
         match effect:
             case Infer():
-                return await self._infer(performer, effect, began)
+                return await self._infer(performer, effect)
             case Call():
                 return await self._call(performer, effect)
             case Discover():
                 return await self._discover(performer, effect)
 
-    async def _infer(
-        self, performer: Performer, command: Infer, began: str
-    ) -> Performed:
+    async def _infer(self, performer: Performer, command: Infer) -> Performed:
         session = performer.session
         on_delta = performer.delta_sink(command)
         job = performer.job(command, streamed=on_delta is not None)
@@ -185,12 +181,12 @@ class AsyncRunner:
                 found = await loop.run_in_executor(
                     self.inferences, session.infer, *args
                 )
-            return performer.inferred(command, found, began)
+            return performer.inferred(command, found)
         except (LeaseLostError, StoreUnavailableError):
             raise  # of what was to be remembered nothing was kept: the drive ends
         except (Exception, asyncio.CancelledError) as error:
             _pass_on(error)
-            return performer.crashed(command, error, began)
+            return performer.crashed(command, error)
 
     async def _call(self, performer: Performer, call: Call) -> Performed:
         server = performer.drive.servers[call.route.alias]

@@ -65,13 +65,13 @@ class Desk:
         self.performer = performer
         self.journal = journal
         self.state: LoopState = drive.state
-        self.flying: dict[EffectId, tuple[Effect, str]] = {}
+        self.flying: dict[EffectId, Effect] = {}
         self._waiting: dict[EffectId, tuple[float, Effect]] = {}
         self._told: list[Told] = []
         self._clock = clock
         self._dirty = True
         if drive.lost is not None:
-            journal.record(drive.lost)
+            journal.keep(drive.lost)
             place = {"iteration": drive.lost.iteration, "attempt": drive.lost.number}
             self._told.append(("attempt_discarded", {**place, "reason": "worker_lost"}))
         if drive.toolbox is not None:
@@ -148,20 +148,15 @@ class Desk:
         return [self._begin(id_) for id_ in ready]
 
     def _begin(self, id_: EffectId) -> Effect:
-        """Put an effect under way; only an inference's beginning is recorded."""
+        """Put an effect under way."""
         _, effect = self._waiting.pop(id_)
-        began = self.performer.now() if isinstance(effect, Infer) else ""
-        self.flying[id_] = (effect, began)
+        self.flying[id_] = effect
         return effect
 
     @property
     def alone(self) -> bool:
         """Whether one effect is under way and none is waiting for its time."""
         return len(self.flying) == 1 and not self._waiting
-
-    def began(self, effect: Effect) -> str:
-        """When an effect that is under way began."""
-        return self.flying[effect_id(effect)][1]
 
     def patience(self) -> float | None:
         """Seconds until an effect is due or the run's time is up; None: for ever."""
@@ -220,9 +215,9 @@ class Desk:
     def _give_up(self, why: CancelRequested | DeadlinePassed) -> None:
         """End the run; an inference under way is recorded as given up."""
         reason = "cancelled" if isinstance(why, CancelRequested) else "out of time"
-        for effect, began in list(self.flying.values()):
+        for effect in list(self.flying.values()):
             if isinstance(effect, Infer):
-                done = self.performer.given_up(effect, began, reason)
+                done = self.performer.given_up(effect, reason)
                 self._take_performed(done)
         self._step(why)
 

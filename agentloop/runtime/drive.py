@@ -59,7 +59,7 @@ def _go_on(desk: Desk, mailbox: Mailbox, pool: Executor) -> None:
     desk.commit()
     ready = desk.ready()
     if ready and desk.alone:
-        done = perform(desk.performer, ready[0], desk.began(ready[0]))
+        done = perform(desk.performer, ready[0])
         desk.take([done, *mailbox.take(0.0)])
     else:
         for effect in ready:
@@ -84,8 +84,7 @@ def _perform_elsewhere(desk: Desk, effect: Effect, mailbox: Mailbox) -> None:
     """
     if desk.finished or mailbox.lost:
         return
-    began = desk.performer.now()
     try:
-        mailbox.post(perform(desk.performer, effect, began))
+        mailbox.post(perform(desk.performer, effect))
     except BaseException as error:
         mailbox.break_off(error)

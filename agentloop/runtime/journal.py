@@ -37,6 +37,7 @@ from agentloop.runtime.hub import Hub
 from agentloop.runtime.narrate import Told, of_end
 from agentloop.runtime.prepare import Drive
 from agentloop.runtime.present import event, job_id
+from agentloop.runtime.records import Attempted, attempt_row
 from agentloop.wire import dump, message_text, to_json
 from agentloop.wire.checkpoint import header_text, outcome_text, result_text, versioned
 
@@ -86,9 +87,13 @@ class Journal:
             self._has_setup = True
             self._setup = drive.setup()
 
-    def record(self, attempt: AttemptRow) -> None:
-        """Store an attempt with the next commit."""
-        self._attempts.append(attempt)
+    def record(self, attempt: Attempted) -> None:
+        """Store the record of an attempt with the next commit."""
+        self.keep(attempt_row(self.run_id, attempt))
+
+    def keep(self, row: AttemptRow) -> None:
+        """Store an attempt's row with the next commit."""
+        self._attempts.append(row)
 
     def commit(
         self, state: LoopState, told: Sequence[Told], *, idle: bool = False

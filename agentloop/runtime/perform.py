@@ -9,9 +9,10 @@ against their contract becomes a failure of the run, never of the worker.
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import Any, TypeAlias
 
-from attrs import evolve, frozen
+from attrs import evolve
 
 from agentloop.core.catalog import Failure, describe
 from agentloop.core.content import Content, Message, Text, tool_uses
@@ -30,9 +31,9 @@ from agentloop.core.phases import (
 )
 from agentloop.core.routing import Offer
 from agentloop.core.run import RunEvent
+from agentloop.core.values import value
 from agentloop.ports import (
     AttemptReport,
-    AttemptRow,
     Clock,
     DeltaSink,
     Inference,
@@ -49,6 +50,7 @@ from agentloop.runtime.narrate import Effect, Told
 from agentloop.runtime.options import Options
 from agentloop.runtime.prepare import Drive
 from agentloop.runtime.present import effect_key, job_id
+from agentloop.runtime.records import Attempted
 from agentloop.schema import Validator, compile_schema, decode_answer
 from agentloop.wire import (
     WireError,
@@ -56,24 +58,21 @@ from agentloop.wire import (
     clean_message,
     clean_text,
     dump,
-    instant,
     to_json,
-    usage_json,
 )
-from agentloop.wire.checkpoint import versioned
 
 MAX_REPORTS = 50
 """Lines about tools that servers left out; events are kept, and stay slim."""
 Discoveries: TypeAlias = dict[str, tuple[Offer, ...] | Failure]
 
 
-@frozen
+@value
 class Performed:
     """What performing an effect gave: its event, and what is to be recorded."""
 
     effect: Effect
     event: Event
-    attempt: AttemptRow | None = None
+    attempt: Attempted | None = None
     told: tuple[Told, ...] = ()
 
 
@@ -95,6 +94,7 @@ class Performer:
         self._hub = hub
         self._validator: Validator | None = None
         self._streamed = False
+        self._began: datetime | None = None
         self.remember: Callable[[str | None], None] | None = None
         self.abandoned: Callable[[], bool] | None = None
 
@@ -112,16 +112,16 @@ class Performer:
             raise AssertionError("inference begins only when the toolbox is known")
         return self.drive.session
 
-    def now(self) -> str:
-        """The present instant as records keep it."""
-        return instant(self._clock.now())
-
     # ------------------------------------------------------------ inference
 
     def job(self, command: Infer, *, streamed: bool) -> JobContext:
-        """What the attempt is called, how long it may take, what is known of it."""
+        """What the attempt is called, how long it may take, what is known of it.
+
+        It begins now; a run makes one inference at a time.
+        """
         remembered, self.drive.remembered = self.drive.remembered, None
         self._streamed = streamed
+        self._began = self._clock.now()
         return JobContext(
             job_id=job_id(self.drive.row.id, command.iteration),
             timeout=self.within(self.options.attempt_timeout),
@@ -131,16 +131,18 @@ class Performer:
             abandoned=self.abandoned,
         )
 
-    def inferred(self, command: Infer, found: Inference, began: str) -> Performed:
+    def inferred(self, command: Infer, found: Inference) -> Performed:
         """The event of an attempt, with its answer decoded, and its record."""
         event, changed = self._cleaned(_addressed(command, found.event))
         if isinstance(event, ModelReplied) and not tool_uses(event.message):
             event = evolve(event, answer=self._answer(event.message))
-        record = self._record(command, event, found.report, began)
-        if not changed and not found.report.notes:
+        report, now = found.report, self._clock.now()
+        began = self._began or now
+        record = Attempted(command, event, report, self._streamed, began, now)
+        if not changed and not report.notes:
             return Performed(command, event, record)
         place = {"iteration": command.iteration, "attempt": command.attempt}
-        notes: list[dict[str, object]] = [{"note": n} for n in found.report.notes]
+        notes: list[dict[str, object]] = [{"note": n} for n in report.notes]
         if changed:
             notes.insert(0, {"replaced": changed})
         told: list[Told] = [("text_normalised", {**place, **note}) for note in notes]
@@ -178,47 +180,16 @@ class Performer:
             )
         return decode_answer(message, self._validator)
 
-    def given_up(self, command: Infer, began: str, why: str) -> Performed:
+    def given_up(self, command: Infer, why: str) -> Performed:
         """The record of an attempt that nobody waits for any more."""
         failure = Failure(kind="timeout", message=f"given up: {why}")
-        return self.inferred(command, _failed(command, failure), began)
+        return self.inferred(command, _failed(command, failure))
 
-    def crashed(self, command: Infer, error: BaseException, began: str) -> Performed:
+    def crashed(self, command: Infer, error: BaseException) -> Performed:
         """The event of a backend that raised against its contract."""
         message = f"the backend raised {type(error).__name__}: {error}"
         failure = Failure(kind="provider", message=message[:500])
-        return self.inferred(command, _failed(command, failure), began)
-
-    def _record(
-        self,
-        command: Infer,
-        event: ModelReplied | ModelFailed,
-        report: AttemptReport,
-        began: str,
-    ) -> AttemptRow:
-        """The record of an attempt, with what encoding its request again needs."""
-        failure = event.failure if isinstance(event, ModelFailed) else None
-        body = {
-            "number": command.attempt,
-            "outcome": "ok" if failure is None else failure.kind,
-            "provider_request_id": report.provider_request_id,
-            "code": failure.code if failure else None,
-            "message": failure.message if failure else None,
-            "usage": None if event.usage is None else usage_json(event.usage),
-            "started_at": began,
-            "completed_at": self.now(),
-            "request_sha256": report.request_sha256,
-            "notes": list(report.notes),
-            "streamed": self._streamed,
-            "preceding": [to_json(one) for one in report.preceding],
-        }
-        return AttemptRow(
-            run_id=self.drive.row.id,
-            iteration=command.iteration,
-            number=command.attempt,
-            body=versioned(body),
-            response=report.response,
-        )
+        return self.inferred(command, _failed(command, failure))
 
     def delta_sink(self, command: Infer) -> DeltaSink | None:
         """Where pieces of text go, or None when nobody listens."""
@@ -300,28 +271,28 @@ def _reports(server: ToolServer) -> tuple[str, ...]:
     return found if isinstance(found, tuple) else ()
 
 
-def perform(performer: Performer, effect: Effect, began: str) -> Performed:
+def perform(performer: Performer, effect: Effect) -> Performed:
     """Perform an effect on this thread."""
     match effect:
         case Infer():
-            return _infer(performer, effect, began)
+            return _infer(performer, effect)
         case Call():
             return _call(performer, effect)
         case Discover():
             return _discover(performer, effect)
 
 
-def _infer(performer: Performer, command: Infer, began: str) -> Performed:
+def _infer(performer: Performer, command: Infer) -> Performed:
     session = performer.session
     on_delta = performer.delta_sink(command)
     job = performer.job(command, streamed=on_delta is not None)
     try:
         found = session.infer(command, job, on_delta)
-        return performer.inferred(command, found, began)
+        return performer.inferred(command, found)
     except (LeaseLostError, StoreUnavailableError):
         raise  # the store kept nothing of what was to be remembered: the drive ends
     except Exception as error:
-        return performer.crashed(command, error, began)
+        return performer.crashed(command, error)
 
 
 def _call(performer: Performer, call: Call) -> Performed:
@@ -391,7 +362,7 @@ def _storable(
     Raises:
         WireError: it has no JSON form, or its text is longer than the cap.
     """
-    texts = [block.text for block in content if isinstance(block, Text)]
+    texts = [block.text for block in content if type(block) is Text]
     rough = sum(map(len, texts))
     if rough > max_bytes:
         raise WireError("$", f"{rough} characters exceed the {max_bytes} allowed")

@@ -54,6 +54,7 @@ from agentloop.ports import (
 )
 from agentloop.runtime import present
 from agentloop.runtime.options import Options
+from agentloop.runtime.records import lost_row
 from agentloop.wire import WireError, load, message_from, undump
 from agentloop.wire.checkpoint import (
     StoredSetup,
@@ -374,11 +375,6 @@ def _lost_attempt(state: LoopState, run_id: str) -> AttemptRow | None:
     """The record of the attempt whose worker is gone."""
     match state.phase:
         case Inferring(attempt):
-            return AttemptRow(
-                run_id=run_id,
-                iteration=state.iterations,
-                number=attempt,
-                body=versioned({"number": attempt, "outcome": "lost"}),
-            )
+            return lost_row(run_id, state.iterations, attempt)
         case _:
             return None

@@ -65,14 +65,14 @@ class StoredFieldError(RequestError):
         return (StoredFieldError, (self.problem,))
 
 
-def derived_id(run_id: str, *place: object) -> str:
+def derived_id(run_id: str, place: str) -> str:
     """The id of a thing at a place within a run: always the same uuid.
 
     It is a uuid of version 5 (RFC 9562, section 5.5), put together here because a
     run asks for several per iteration and the standard class costs thrice as much.
     """
-    name = "/".join([run_id, *map(str, place)]).encode()
-    digest = sha1(_NAMESPACE + name, usedforsecurity=False).hexdigest()
+    name = _NAMESPACE + f"{run_id}/{place}".encode()
+    digest = sha1(name, usedforsecurity=False).hexdigest()
     return (
         f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}"
         f"-{_VARIANT[digest[16]]}{digest[17:20]}-{digest[20:32]}"
@@ -82,12 +82,12 @@ def derived_id(run_id: str, *place: object) -> str:
 @lru_cache(maxsize=1024)  # an iteration asks for it three times
 def job_id(run_id: str, iteration: int) -> str:
     """The id of an iteration's inference job."""
-    return derived_id(run_id, "job", iteration)
+    return derived_id(run_id, f"job/{iteration}")
 
 
 def effect_key(run_id: str, call_key: str) -> str:
     """The idempotency key of one tool call, the same for all its attempts."""
-    return derived_id(run_id, "call", call_key)
+    return derived_id(run_id, f"call/{call_key}")
 
 
 def _stored(field: str, read: Callable[..., T], *args: Any) -> T:
@@ -136,7 +136,7 @@ def message(row: MessageRow) -> StoredMessage:
     """A message as the caller sees it."""
     value = _stored("content_blocks", message_from, row.body)
     return StoredMessage(
-        id=derived_id(row.run_id, "message", row.position),
+        id=derived_id(row.run_id, f"message/{row.position}"),
         sequence_no=row.sequence_no,
         role=value.role,
         content_blocks=value.content,

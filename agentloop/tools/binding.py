@@ -14,8 +14,10 @@ from attrs import frozen
 
 from agentloop.core.catalog import Failure
 from agentloop.core.config import ToolSpec, is_wire_name
+from agentloop.core.content import JsonObject
 from agentloop.core.routing import Offer
-from agentloop.ports import ToolAnswer, ToolCall
+from agentloop.core.values import value
+from agentloop.ports import ToolAnswer, ToolCall, require
 from agentloop.schema import Validator, compile_schema
 from agentloop.tools.decorator import Tool, ToolOptions
 from agentloop.tools.results import Renderer, failed, raised
@@ -26,7 +28,7 @@ from agentloop.tools.signatures import (
     read_docstring,
     read_signature,
 )
-from agentloop.wire import clean
+from agentloop.wire import clean, is_clean
 
 MAX_NAME: Final = 55
 """With the longest alias and the dash this is the 64 that every provider takes."""
@@ -59,7 +61,7 @@ class Prepared:
         Raises:
             WireError: the arguments do not fit; the path says where.
         """
-        arguments, _ = clean(call.arguments)  # a copy: the function may change it
+        arguments = _own(call.arguments)
         self.validator.check(arguments)
         keywords = self.signature.convert(arguments)
         if self.signature.context is not None:
@@ -71,7 +73,7 @@ class Prepared:
         return Bound(self, keywords, own if is_own else given, is_own)
 
 
-@frozen(eq=False)
+@value(eq=False)
 class Bound:
     """One call, ready to run. `limit` is in seconds; `is_own` says whose it is."""
 
@@ -133,6 +135,18 @@ class Bound:
         if self.is_own:
             return failed(message)
         return Failure(kind="mcp_timeout", message=message)
+
+
+def _own(arguments: JsonObject) -> JsonObject:
+    """A clean copy of arguments, because the function may change it."""
+    return _copier()(arguments) if is_clean(arguments) else clean(arguments)[0]
+
+
+@functools.cache
+def _copier() -> Callable[[JsonObject], JsonObject]:
+    copier: Callable[[JsonObject], JsonObject]
+    copier = require("msgspec", "tools").to_builtins
+    return copier
 
 
 def _ends_process(error: BaseException) -> bool:

@@ -27,7 +27,7 @@ from agentloop.core.content import (
     ToolResult,
 )
 from agentloop.ports import ToolAnswer, require
-from agentloop.wire import WireError, clean, clean_text, dump, load, to_json
+from agentloop.wire import WireError, clean, clean_text, dump, load, quoted, to_json
 
 MAX_BYTES: Final = 1024 * 1024
 NOTHING: Final = "The tool returned nothing."
@@ -118,7 +118,7 @@ class Renderer:
     def _text(self, text: str) -> _Prepared:
         self._check(len(text))
         found, changed = clean_text(str.__str__(text))  # a subclass may lie
-        size = len(dump(found))
+        size = len(quoted(found))
         self._check(size)
         return Text(found), changed, size
 

@@ -112,8 +112,12 @@ class Signature:
         except Exception:  # validators of the host's own classes run here
             # JSON Schema takes 5.0 for an integer, and so do we.
             found = self._converted(_whole(arguments))
-        given = ((name, getattr(found, field)) for name, field in self._fields)
-        return {name: value for name, value in given if value is not self._absent}
+        keywords: dict[str, object] = {}
+        for name, field in self._fields:
+            value = getattr(found, field)
+            if value is not self._absent:
+                keywords[name] = value
+        return keywords
 
     def _converted(self, arguments: object) -> object:
         try:

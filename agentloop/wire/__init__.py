@@ -16,7 +16,7 @@ from agentloop.wire.converter import (
     usage_json,
 )
 from agentloop.wire.instants import instant
-from agentloop.wire.lines import message_text
+from agentloop.wire.lines import message_text, quoted
 from agentloop.wire.text import (
     Limits,
     TooLargeError,
@@ -25,6 +25,7 @@ from agentloop.wire.text import (
     clean_text,
     dump,
     encoder,
+    is_clean,
     parse,
     undump,
 )
@@ -42,11 +43,13 @@ __all__ = [
     "dump",
     "encoder",
     "instant",
+    "is_clean",
     "is_uuid",
     "load",
     "message_from",
     "message_text",
     "parse",
+    "quoted",
     "to_json",
     "undump",
     "usage_json",

@@ -54,7 +54,7 @@ from agentloop.core.request import (
     UserMessage,
 )
 from agentloop.core.run import Page, RunError, RunEvent, Usage
-from agentloop.wire.text import WireError, clean, clean_text, undump
+from agentloop.wire.text import WireError, clean, clean_text, is_clean, undump
 
 SCHEMA_VERSION: Final = 1
 """Version of everything stored. 1: conversations, runs, checkpoints, messages,
@@ -112,6 +112,8 @@ def clean_blocks(blocks: tuple[Any, ...]) -> tuple[tuple[Any, ...], int]:
     Raises:
         WireError: something in them has no JSON form.
     """
+    if all(map(_is_seen_clean, blocks)):
+        return blocks, 0
     cleaned: list[Any] = []
     count = 0
     for block in blocks:
@@ -119,6 +121,18 @@ def clean_blocks(blocks: tuple[Any, ...]) -> tuple[tuple[Any, ...], int]:
         cleaned.append(found)
         count += changed
     return (tuple(cleaned), count) if count else (blocks, 0)
+
+
+def _is_seen_clean(block: Any) -> bool:
+    """Whether it is seen at a glance that a block can stay as it is."""
+    kind = type(block)
+    if kind is Text:
+        return type(block.text) is str and is_clean(block.text)
+    if kind is ToolUse:
+        id_, name, arguments = block.tool_use_id, block.name, block.arguments
+        fits = type(id_) is str and type(name) is str and type(arguments) is dict
+        return fits and is_clean([id_, name, arguments])
+    return False
 
 
 def _clean_block(block: Any) -> tuple[Any, int]:
@@ -139,14 +153,11 @@ def _clean_said(block: Text) -> tuple[Text, int]:
     return (Text(found), count) if count else (block, 0)
 
 
-_OBJECTS: Final = (dict, Mapping)  # most are dicts, and those are told apart at once
-
-
 def _clean_call(block: ToolUse) -> tuple[ToolUse, int]:
     id_, name, arguments = block.tool_use_id, block.name, block.arguments
     if type(id_) is not str or type(name) is not str:
         raise WireError("$.name", "a call needs an id and a name of text")
-    if not isinstance(arguments, _OBJECTS):
+    if not isinstance(arguments, Mapping):
         problem = f"must be an object, not {_shown(arguments)}"
         raise WireError("$.arguments", problem)
     (id_, name, arguments), count = clean([id_, name, arguments])

@@ -187,8 +187,32 @@ def clean_text(text: str) -> tuple[str, int]:
 _CONTROL = re.compile("[\x00\ud800-\udfff]")
 
 
+def is_clean(value: Any, depth: int = MAX_DEPTH) -> bool:
+    """Whether `clean` would give an equal value, if that is quickly seen.
+
+    Nearly all values are, and to see it costs a third of making another. False
+    says nothing: only `clean` tells what is wrong, and where.
+    """
+    kind: type = type(value)
+    if kind is str:
+        return str.isascii(value) and "\x00" not in value
+    if kind is int:
+        return int.bit_length(value) <= MAX_INT_BITS
+    if kind is dict and depth > 0:
+        for key, item in value.items():
+            # Most keys are identifiers, which hold nothing that is replaced.
+            if type(key) is not str or not key.isidentifier():
+                return False
+            if not is_clean(item, depth - 1):
+                return False
+        return True
+    if kind is list and depth > 0:
+        return all(is_clean(item, depth - 1) for item in value)
+    return value is None or kind is bool or (kind is float and value - value == 0)
+
+
 def clean(value: Any, limits: Limits = Limits()) -> tuple[Any, int]:
-    """A JSON value with every text cleaned, and how many characters changed.
+    """A JSON value of its own with every text cleaned, and how many changed.
 
     Raises:
         WireError: a value that is not JSON: NaN, bytes, a key that is no string,

@@ -223,14 +223,13 @@ class Drive:
         if desk.finished:
             return
         self._note_begin(desk, key, attempt)
-        began = desk.began(effect)
         if isinstance(effect, Discover):
             # The real way takes threads, whose order no seed decides.
             servers = desk.performer.drive.servers
             found = {alias: servers[alias].discover(1.0) for alias in effect.servers}
             self._answers.append(desk.performer.discovered(effect, found))
             return
-        self._answers.append(perform(desk.performer, effect, began))
+        self._answers.append(perform(desk.performer, effect))
 
     def _hear(self, desk: Desk) -> Steps:
         """Take an answer: late, out of order, once more, or just so."""
