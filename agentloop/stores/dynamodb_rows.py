@@ -23,7 +23,7 @@ from agentloop.stores import dynamodb_keys as keys
 from agentloop.stores.dynamodb_table import GoneError, Span, Table, under
 from agentloop.stores.dynamodb_texts import sure, text_of, unpack
 from agentloop.stores.dynamodb_values import Row
-from agentloop.stores.rules import Standing
+from agentloop.stores.rules import StoredStanding
 
 _RUN_PARTS = ("head", "texts", "result")
 
@@ -69,9 +69,9 @@ class Head:
         """Whether the run has ended."""
         return self.status in TERMINAL
 
-    def standing(self) -> Standing:
+    def standing(self) -> StoredStanding:
         """What decides who may write."""
-        return Standing(
+        return StoredStanding(
             self.status,
             self.token,
             self.revision,

@@ -5,6 +5,7 @@ knows no files and no other process; when the process ends, everything is gone.
 """
 
 from bisect import bisect_right
+from datetime import datetime
 from threading import Lock
 
 from agentloop.core.run import TERMINAL
@@ -29,7 +30,6 @@ from agentloop.ports.system import Clock
 from agentloop.stores.clock import MachineClock, instant
 from agentloop.stores.memory_rows import Conversation, Run, refuse_known
 from agentloop.stores.rules import (
-    Standing,
     check_change,
     check_revision,
     ending,
@@ -201,7 +201,7 @@ class MemoryStore:
     def heartbeat(self, lease: Lease, lease_seconds: float) -> bool:
         """See `Store.heartbeat`."""
         with self._lock:
-            run, _ = self._held(lease)
+            run = self._held(lease)
             run.lease_until = self._seconds() + lease_seconds
             return run.cancel_requested
 
@@ -218,11 +218,11 @@ class MemoryStore:
     ) -> bool:
         """See `Store.checkpoint`."""
         with self._lock:
-            run, standing = self._held(lease)
-            if not repeated(lease, revision, standing):
+            run = self._held(lease)
+            if not repeated(lease, revision, run):
                 now = self._clock.now()
-                check_change(lease, change, standing)
-                self._commit(run, change, instant(now))
+                check_change(lease, change, run)
+                self._commit(run, change, now)
                 run.lease_until = now.timestamp() + lease_seconds
             return run.cancel_requested
 
@@ -232,14 +232,15 @@ class MemoryStore:
             run = self._runs.get(lease.run_id)
             if run and run.token == lease.token and run.status in TERMINAL:
                 return run.row()
-            run, standing = self._held(lease)
-            check_revision(lease, revision, standing)
+            run = self._held(lease)
+            check_revision(lease, revision, run)
             conversation = self._conversations[run.inserted.conversation_id]
             current = conversation.row.version
             end = ending(final, in_time=current == run.inserted.base_version)
-            check_change(lease, end.change, standing)
-            now = self._now()
-            self._commit(run, end.change, now)
+            check_change(lease, end.change, run)
+            moment = self._clock.now()
+            self._commit(run, end.change, moment)
+            now = instant(moment)
             run.header = None  # nobody can claim the run any more
             run.results.clear()
             run.status = end.status
@@ -332,12 +333,10 @@ class MemoryStore:
         due = (run for run in runs.values() if run.lease_until <= now)
         return min(due, key=lambda run: run.inserted.started_at, default=None)
 
-    def _held(self, lease: Lease) -> tuple[Run, Standing]:
-        run = self._runs.get(lease.run_id)
-        standing = fence(lease, run.standing() if run else None)
-        return self._runs[lease.run_id], standing
+    def _held(self, lease: Lease) -> Run:
+        return fence(lease, self._runs.get(lease.run_id))
 
-    def _commit(self, run: Run, change: Checkpoint, now: str) -> None:
+    def _commit(self, run: Run, change: Checkpoint, now: datetime) -> None:
         """Keep a change, or refuse it before any of it is kept."""
         run.refuse_known(change)
         if change.jobs:

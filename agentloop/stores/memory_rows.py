@@ -6,6 +6,7 @@ is decided here.
 
 from bisect import bisect_right
 from collections.abc import Container, Hashable, Iterable, Iterator
+from datetime import datetime
 
 from attrs import define, evolve, field, frozen
 
@@ -20,12 +21,15 @@ from agentloop.ports.store import (
     NewRunRow,
     RunRow,
 )
-from agentloop.stores.rules import Standing
+from agentloop.stores.clock import instant
 
 
 @define(eq=False)
 class Run:
-    """A run's row as it was inserted, and everything committed to it since."""
+    """A run's row as it was inserted, and everything committed to it since.
+
+    It is also the run's standing, in the words of `rules`.
+    """
 
     inserted: RunRow
     status: Status = "pending"
@@ -40,7 +44,7 @@ class Run:
     result: str | None = None
     cancel_requested: bool = False
     completed_at: str | None = None
-    messages: list[tuple[str, str]] = field(factory=list)
+    messages: list[tuple[str, datetime]] = field(factory=list)
     results: dict[str, str] = field(factory=dict)
     jobs: dict[int, JobRow] = field(factory=dict)
     attempts: dict[tuple[int, int], AttemptRow] = field(factory=dict)
@@ -51,16 +55,10 @@ class Run:
         """Id of the last event, 0 when there is none."""
         return self.events[-1].id if self.events else 0
 
-    def standing(self) -> Standing:
-        """What decides who may write."""
-        return Standing(
-            self.status,
-            self.token,
-            self.revision,
-            self.claimed_revision,
-            len(self.messages),
-            self.last_event,
-        )
+    @property
+    def staged(self) -> int:
+        """How many messages are kept."""
+        return len(self.messages)
 
     def row(self) -> RunRow:
         """The row as it is now; asked for so often that `evolve` would tell."""
@@ -100,7 +98,7 @@ class Run:
         if change.attempts:
             refuse_known("attempt", self.attempts, map(_key, change.attempts))
 
-    def commit(self, change: Checkpoint, now: str) -> None:
+    def commit(self, change: Checkpoint, now: datetime) -> None:
         """Keep a change; messages end the turn whose results were kept."""
         self.revision += 1
         self.header = change.header
@@ -131,7 +129,7 @@ class Segment:
     first: int
     last: int
     run_id: str
-    messages: list[tuple[str, str]]
+    messages: list[tuple[str, datetime]]
 
     def rows(self, since: int, until: int) -> Iterator[MessageRow]:
         """Its messages with `since < sequence_no <= until`."""
@@ -144,7 +142,7 @@ class Segment:
                 position=position,
                 sequence_no=self.first + position,
                 body=body,
-                created_at=created_at,
+                created_at=instant(created_at),
             )
 
 

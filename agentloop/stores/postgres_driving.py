@@ -26,7 +26,7 @@ from agentloop.stores import postgres_rows as rows
 from agentloop.stores.postgres_pool import Session
 from agentloop.stores.rules import (
     Ending,
-    Standing,
+    StoredStanding,
     check_change,
     check_revision,
     ending,
@@ -73,14 +73,14 @@ class _Held:
     base_version: int
     open_results: int
     cancel_requested: bool
-    standing: Standing
+    standing: StoredStanding
 
 
 def _find(db: Session, lease: Lease) -> _Held | None:
     row = db.one(_STANDING + " FOR UPDATE", id=lease.run_id)
     if row is None:
         return None
-    return _Held(row[0], row[1], row[2], row[3], row[4], Standing(*row[5:]))
+    return _Held(row[0], row[1], row[2], row[3], row[4], StoredStanding(*row[5:]))
 
 
 def _fenced(lease: Lease, found: _Held | None) -> _Held:
@@ -283,7 +283,7 @@ def _lock_conversation(db: Session, lease: Lease) -> int | None:
     return version
 
 
-def _ended_by(lease: Lease, standing: Standing) -> bool:
+def _ended_by(lease: Lease, standing: StoredStanding) -> bool:
     return standing.token == lease.token and standing.status in TERMINAL
 
 

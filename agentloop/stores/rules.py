@@ -6,10 +6,12 @@ what is stored, what may be pruned. Nothing in here reads or writes a row.
 
 from datetime import datetime, timedelta
 from typing import Final as Constant
+from typing import Protocol, TypeVar
 
 from attrs import evolve, frozen
 
 from agentloop.core.run import TERMINAL, Status
+from agentloop.core.values import value
 from agentloop.ports.store import (
     AttemptRow,
     Checkpoint,
@@ -24,9 +26,49 @@ KEY_RETENTION: Constant = timedelta(days=1)
 """How long a run's key stays taken after the run ended, whatever is pruned."""
 
 
-@frozen
-class Standing:
-    """What a store knows of a run when somebody wants to write to it."""
+class Standing(Protocol):
+    """What a store knows of a run when somebody wants to write to it.
+
+    A record of the store's own may be one: it is asked on every commit.
+    """
+
+    @property
+    def status(self) -> str:
+        """The stored status."""
+        ...
+
+    @property
+    def token(self) -> int:
+        """Of the newest claim."""
+        ...
+
+    @property
+    def revision(self) -> int:
+        """Of the last commit."""
+        ...
+
+    @property
+    def claimed_revision(self) -> int:
+        """The revision that the newest claim began with."""
+        ...
+
+    @property
+    def staged(self) -> int:
+        """How many messages are staged."""
+        ...
+
+    @property
+    def last_event(self) -> int:
+        """Id of the last event, 0 when there is none."""
+        ...
+
+
+S = TypeVar("S", bound=Standing)
+
+
+@value
+class StoredStanding:
+    """The standing of a run whose row was read."""
 
     status: str
     token: int
@@ -36,7 +78,7 @@ class Standing:
     last_event: int
 
 
-def fence(lease: Lease, standing: Standing | None) -> Standing:
+def fence(lease: Lease, standing: S | None) -> S:
     """The standing, if the lease is the newest and the run has not ended.
 
     Raises:

@@ -27,7 +27,7 @@ from agentloop.stores import sqlite_rows as rows
 from agentloop.stores.clock import instant
 from agentloop.stores.rules import (
     Ending,
-    Standing,
+    StoredStanding,
     check_change,
     check_revision,
     ending,
@@ -57,12 +57,14 @@ class _Held:
     n: int
     open_results: int
     cancel_requested: bool
-    standing: Standing
+    standing: StoredStanding
 
 
 def _find(db: sqlite3.Connection, lease: Lease) -> _Held | None:
     row = db.execute(_STANDING, (lease.run_id,)).fetchone()
-    return _Held(row[0], row[1], bool(row[2]), Standing(*row[3:])) if row else None
+    return (
+        _Held(row[0], row[1], bool(row[2]), StoredStanding(*row[3:])) if row else None
+    )
 
 
 def _held(db: sqlite3.Connection, lease: Lease) -> _Held:
@@ -250,7 +252,7 @@ def finalize(
     return rows.run(db, held.n)
 
 
-def _ended_by(lease: Lease, standing: Standing) -> bool:
+def _ended_by(lease: Lease, standing: StoredStanding) -> bool:
     return standing.token == lease.token and standing.status in TERMINAL
 
 

@@ -16,6 +16,7 @@ from agentloop.core.config import Config
 from agentloop.core.content import Message, ToolResult, tool_uses
 from agentloop.core.machine import open_turn
 from agentloop.core.phases import (
+    Call,
     CallingTools,
     Completed,
     Discovering,
@@ -97,26 +98,32 @@ def header_text(
         rest += f',"remembered":{dump(remembered)}'
     return (
         f'{{"v":{SCHEMA_VERSION},"iterations":{state.iterations},'
-        f'"messages":{len(state.log)},"usage":{dump(_usage(state.usage))},'
+        f'"messages":{len(state.log)},"usage":{_usage_text(state.usage)},'
         f'"phase":{_phase_text(state.phase)}{rest}}}'
     )
 
 
-def _usage(usage: Usage) -> list[int]:
-    return [
-        usage.prompt_tokens,
-        usage.completion_tokens,
-        usage.cache_read_tokens,
-        usage.cache_write_tokens,
-        usage.attempts_without_usage,
-    ]
+def _usage_text(usage: Usage) -> str:
+    return (
+        f"[{usage.prompt_tokens},{usage.completion_tokens},"
+        f"{usage.cache_read_tokens},{usage.cache_write_tokens},"
+        f"{usage.attempts_without_usage}]"
+    )
 
 
 def _phase_text(phase: Phase) -> str:
-    """A phase as text; most are the first try of an inference."""
-    if phase == _FIRST_TRY:
-        return _FIRST_TRY_TEXT
-    return dump(_phase(phase))
+    """A phase as text; most are first tries, which are written ready."""
+    match phase:
+        case Inferring(1, 0.0, 0.0):
+            return _FIRST_INFERENCE
+        case CallingTools(barred=None) if _are_first_tries(phase.calls):
+            return _FIRST_CALLS
+        case _:
+            return dump(_phase(phase))
+
+
+def _are_first_tries(calls: tuple[Call, ...]) -> bool:
+    return [call for call in calls if call.attempt > 1] == []
 
 
 def _phase(phase: Phase) -> dict[str, Any]:
@@ -138,8 +145,8 @@ def _phase(phase: Phase) -> dict[str, Any]:
             assert_never(phase)
 
 
-_FIRST_TRY: Final = Inferring()
-_FIRST_TRY_TEXT: Final = dump(_phase(_FIRST_TRY))
+_FIRST_INFERENCE: Final = dump(_phase(Inferring()))
+_FIRST_CALLS: Final = dump(_phase(CallingTools((), ())))
 
 
 def is_idle(header: str) -> bool:

@@ -131,7 +131,7 @@ def _is_seen_clean(block: Any) -> bool:
     if kind is ToolUse:
         id_, name, arguments = block.tool_use_id, block.name, block.arguments
         fits = type(id_) is str and type(name) is str and type(arguments) is dict
-        return fits and is_clean([id_, name, arguments])
+        return fits and is_clean(id_ + name) and is_clean(arguments)
     return False
 
 
