@@ -28,7 +28,7 @@ from agentloop.tools.signatures import (
     read_docstring,
     read_signature,
 )
-from agentloop.wire import WireError
+from agentloop.wire import clean, is_clean
 
 MAX_NAME: Final = 55
 """With the longest alias and the dash this is the 64 that every provider takes."""
@@ -138,11 +138,8 @@ class Bound:
 
 
 def _own(arguments: JsonObject) -> JsonObject:
-    """A copy of arguments, because the function may change it."""
-    try:
-        return _copier()(arguments)
-    except RecursionError:
-        raise WireError("$", "nested too deep") from None
+    """A clean copy of arguments, because the function may change it."""
+    return _copier()(arguments) if is_clean(arguments) else clean(arguments)[0]
 
 
 @functools.cache
