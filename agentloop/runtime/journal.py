@@ -7,7 +7,7 @@ the state, then perform its command: the committed state is the intent.
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from agentloop.core.catalog import describe
 from agentloop.core.config import Auto
@@ -44,7 +44,7 @@ from agentloop.wire.checkpoint import header_text, outcome_text, result_text, ve
 P = ParamSpec("P")
 T = TypeVar("T")
 COMMIT_TRIES = 4
-_AUTO = to_json(Auto())
+_AUTO = dump(to_json(Auto()))
 
 
 class Journal:
@@ -70,7 +70,7 @@ class Journal:
         self._attempts: list[AttemptRow] = []
         self._setup: str | None = None
         self._has_setup = claim.setup is not None
-        self._job_facts: dict[str, Any] = {}
+        self._job_facts = versioned({})[:-1]
         self._state: LoopState | None = None
         # A backend on another thread may remember something while the driver
         # ends the run; each of the two is one whole commit.
@@ -79,7 +79,7 @@ class Journal:
 
     def describe_jobs(self, backend: str, model: str) -> None:
         """What every job row of this run says of itself."""
-        self._job_facts = {"backend": backend, "model": model}
+        self._job_facts = versioned({"backend": backend, "model": model})[:-1]
 
     def keep_setup_once(self, drive: Drive) -> None:
         """Store what the run decided with the next commit, unless it is stored."""
@@ -210,17 +210,14 @@ class Journal:
         if state.iterations == self._iterations:
             return ()
         first = state.iterations == 1
-        facts = {
-            **self._job_facts,
-            "messages": len(state.log),
-            "tool_choice": to_json(state.plan.tool_choice) if first else _AUTO,
-        }
+        choice = dump(to_json(state.plan.tool_choice)) if first else _AUTO
+        told = f'"messages":{len(state.log)},"tool_choice":{choice}'
         return (
             JobRow(
                 id=job_id(self.run_id, state.iterations),
                 run_id=self.run_id,
                 iteration=state.iterations,
-                body=versioned(facts),
+                body=f"{self._job_facts},{told}}}",
             ),
         )
 

@@ -5,14 +5,15 @@ The record holds what the attempt came to, and what encoding its request again n
 messages are not this room's business.
 """
 
+from collections.abc import Iterator
 from datetime import datetime
-from typing import Any
 
 from agentloop.core.phases import Infer, ModelFailed, ModelReplied
 from agentloop.core.values import value
 from agentloop.ports import AttemptReport, AttemptRow
-from agentloop.wire import instant, to_json, usage_json
+from agentloop.wire import SCHEMA_VERSION, dump, instant, quoted, to_json
 from agentloop.wire.checkpoint import versioned
+from agentloop.wire.lines import usage_text
 
 
 @value
@@ -29,41 +30,45 @@ class Attempted:
 
 def attempt_row(run_id: str, done: Attempted) -> AttemptRow:
     """The row of an attempt that ended."""
-    command, event = done.command, done.event
-    body: dict[str, Any] = {
-        "number": command.attempt,
-        "outcome": "ok",
-        "started_at": instant(done.began),
-        "completed_at": instant(done.ended),
-    }
-    if isinstance(event, ModelFailed):
-        failure = event.failure
-        why = {"code": failure.code, "message": failure.message}
-        body |= {"outcome": failure.kind, **why}
-    if event.usage is not None:
-        body["usage"] = usage_json(event.usage)
-    if done.streamed:
-        body["streamed"] = True
+    command = done.command
     return AttemptRow(
         run_id=run_id,
         iteration=command.iteration,
         number=command.attempt,
-        body=versioned(body | _reported(done.report)),
+        body=f'{{"v":{SCHEMA_VERSION},{",".join(_told(done))}}}',
         response=done.report.response,
     )
 
 
-def _reported(report: AttemptReport) -> dict[str, Any]:
-    told: dict[str, Any] = {}
-    if report.provider_request_id is not None:
-        told["provider_request_id"] = report.provider_request_id
+def _told(done: Attempted) -> Iterator[str]:
+    """The members of the record, joined rather than encoded: see `wire.lines`."""
+    event, report = done.event, done.report
+    yield f'"number":{done.command.attempt}'
+    if isinstance(event, ModelFailed):
+        failure = event.failure
+        yield f'"outcome":{quoted(failure.kind)},"message":{quoted(failure.message)}'
+        if failure.code is not None:
+            yield f'"code":{quoted(failure.code)}'
+    else:
+        yield '"outcome":"ok"'
+    yield f'"started_at":"{instant(done.began)}"'
+    yield f'"completed_at":"{instant(done.ended)}"'
+    if event.usage is not None:
+        yield f'"usage":{usage_text(event.usage)}'
     if report.request_sha256 is not None:
-        told["request_sha256"] = report.request_sha256
-    if report.notes:
-        told["notes"] = list(report.notes)
-    if report.preceding:
-        told["preceding"] = [to_json(one) for one in report.preceding]
-    return told
+        yield f'"request_sha256":{quoted(report.request_sha256)}'
+    if report.provider_request_id is not None:
+        yield f'"provider_request_id":{quoted(report.provider_request_id)}'
+    yield from _rarely_told(done)
+
+
+def _rarely_told(done: Attempted) -> Iterator[str]:
+    if done.streamed:
+        yield '"streamed":true'
+    if done.report.notes:
+        yield f'"notes":{dump(list(done.report.notes))}'
+    if done.report.preceding:
+        yield f'"preceding":{dump([to_json(one) for one in done.report.preceding])}'
 
 
 def lost_row(run_id: str, iteration: int, number: int) -> AttemptRow:

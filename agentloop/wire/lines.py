@@ -11,10 +11,11 @@ from json.encoder import encode_basestring_ascii as quoted
 from typing import Any, Final
 
 from agentloop.core.content import Message, Text, ToolResult, ToolUse
+from agentloop.core.run import Usage
 from agentloop.wire.converter import to_json
 from agentloop.wire.text import WireError, dump
 
-__all__ = ["message_text", "quoted"]
+__all__ = ["message_text", "quoted", "usage_text"]
 
 
 def message_text(message: Message) -> str:
@@ -50,6 +51,18 @@ def _tool_result(block: ToolResult) -> str:
         f'{{"type":"tool_result","tool_use_id":{quoted(block.tool_use_id)},'
         f'"content_blocks":[{_blocks(block.content)}],'
         f'"is_error":{"true" if block.is_error else "false"}}}'
+    )
+
+
+def usage_text(usage: Usage) -> str:
+    """A usage as a record holds it, the total told, too."""
+    return (
+        f'{{"prompt_tokens":{usage.prompt_tokens},'
+        f'"completion_tokens":{usage.completion_tokens},'
+        f'"total_tokens":{usage.total_tokens},'
+        f'"cache_read_tokens":{usage.cache_read_tokens},'
+        f'"cache_write_tokens":{usage.cache_write_tokens},'
+        f'"attempts_without_usage":{usage.attempts_without_usage}}}'
     )
 
 
