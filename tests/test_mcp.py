@@ -537,7 +537,7 @@ from agentloop.ports import ToolAnswer, ToolCall
 from agentloop.tools.mcp import McpDirectory, McpOptions
 
 call = ToolCall(run_id="r", effect_key="e", tool_use_id="u", name="t", arguments={{}})
-directory = McpDirectory(McpOptions(allow_private=True, timeout=5))
+directory = McpDirectory(McpOptions(allow_private=True, timeout=30))
 server = McpServer(alias="far", url="{hostile.url("honest")}")
 tools = directory.open(server)
 assert isinstance(tools.call(call), ToolAnswer)

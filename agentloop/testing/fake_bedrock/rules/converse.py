@@ -64,6 +64,10 @@ _TEXT: Final = Text()
 _FILLED: Final = Text(least=1)
 _TOOL_NAME: Final = Text(1, 64, "[a-zA-Z0-9_-]+")
 _TOOL_USE_ID: Final = Text(1, 64, "[a-zA-Z0-9_.:-]+")
+_PROJECT: Final = (
+    "([a-zA-Z0-9_-]+|arn:aws(|-us-gov|-cn|-iso|-iso-b|-iso-f|-eusc):bedrock:"
+    "[0-9a-z-]{1,20}:[0-9]{12}:project/[a-zA-Z0-9_-]+)"
+)
 _ERROR: Final = Struct({"message": _TEXT})
 _PLACE: Final = Number(whole=True)
 
@@ -357,5 +361,6 @@ REQUEST: Final = Struct(
             required=("type",),
         ),
         "outputConfig": _OUTPUT_CONFIG,
+        "projectIdentifier": Text(1, 2048, _PROJECT),
     }
 )
