@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from agentloop.testing.scripted import says
 from agentloop.wire import Limits
-from tests.http_world import World, problem, run_body, slug, world
+from tests.http_world import ALICE, World, problem, run_body, slug, world
 
 CAPS = Limits(max_bytes=20_000, max_depth=20)
 TOO_LARGE = "payload-too-large"
@@ -252,3 +253,45 @@ def test_an_odd_last_event_id_is_refused(idle: World, id_: str) -> None:
     assert slug(answer) == INVALID
     unknown = idle.get("/agents/runs/x/events", headers=headers)
     assert slug(unknown) == "agent-run-not-found"
+
+
+@pytest.mark.parametrize("first", ["upper", "lower"])
+def test_a_key_is_the_same_one_in_either_case(first: str) -> None:
+    """A uuid has no case: a re-send finds its run, before and after the run ends."""
+    key = "C0FFEE00-1111-4222-8333-44445555666A"
+    keys = [key, key.lower()] if first == "upper" else [key.lower(), key]
+    with world(says("once"), workers=0) as served:
+        conversation = served.conversation()
+        made = served.start(conversation, client_op_id=keys[0])
+        assert (made.status_code, made.json()["client_op_id"]) == (202, key.lower())
+        for _ in range(2):
+            for again in keys:
+                found = served.start(conversation, client_op_id=again)
+                assert (found.status_code, found.json()["id"]) == (
+                    200,
+                    made.json()["id"],
+                )
+            served.loop.wait(made.json()["id"], scope=ALICE)
+        runs = served.get(f"/agents/conversations/{conversation}/runs").json()["runs"]
+        assert [run["status"] for run in runs] == ["completed"]
+
+
+def test_an_id_of_the_path_is_found_in_upper_case() -> None:
+    """One's own conversation, run and job, wherever the path names them."""
+    with world(says("hello")) as served:
+        conversation = served.conversation()
+        run = served.run(conversation)
+        (job,) = run["submitted_inference_job_ids"]
+        for path, id_ in (
+            ("/agents/conversations/{}", conversation),
+            ("/agents/conversations/{}/messages", conversation),
+            ("/agents/conversations/{}/runs", conversation),
+            ("/agents/runs/{}", run["id"]),
+            ("/agents/runs/{}/events", run["id"]),
+            ("/agents/runs/{}/inference-jobs", run["id"]),
+            ("/agents/inference-jobs/{}", job),
+        ):
+            found = served.get(path.format(id_.upper()))
+            assert found.status_code == 200, path
+            assert found.text == served.get(path.format(id_)).text
+        assert served.post(f"/agents/runs/{run['id'].upper()}/cancel").json() == run

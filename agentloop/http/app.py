@@ -194,7 +194,8 @@ class Visit:
             self.facts["company_id"] = caller.company_id
             self.facts["user_id"] = caller.user_id
         # Only well-formed ids: the rest is what a caller made up.
-        self.facts.update({n: id_ for n, id_ in ids.items() if is_uuid(str(id_))})
+        named = {name: str(id_) for name, id_ in ids.items()}
+        self.facts.update({n: id_.lower() for n, id_ in named.items() if is_uuid(id_)})
 
     def log(self, request: Request, status: int, route: str | None) -> None:
         """One line for the request, when its answer is known."""

@@ -101,7 +101,7 @@ def _number(text: str) -> int | None:
 
 
 def path_id(request: Request, name: str, slug: str) -> str:
-    """An id of the path; what is no uuid is as unknown as any other.
+    """An id of the path in its canonical form; what is no uuid is unknown.
 
     Raises:
         RequestError: the 404 of `slug`.
@@ -109,4 +109,4 @@ def path_id(request: Request, name: str, slug: str) -> str:
     found = str(request.path_params[name])
     if not is_uuid(found):
         raise RequestError(slug)
-    return found
+    return found.lower()

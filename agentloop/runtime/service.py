@@ -182,7 +182,8 @@ class Service:
         check_payload(body.payload)
         if body.expected_version != row.version:
             raise _conflict(body.expected_version, row.version)
-        new = self._checked_run(row, body, scope)
+        # The key as it was looked up: a uuid is the same one in any case.
+        new = self._checked_run(row, evolve(body, client_op_id=key), scope)
         try:
             stored, created = self.store.insert_run(new)
         except VersionMovedError as moved:
