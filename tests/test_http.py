@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from starlette.applications import Starlette
+from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
@@ -28,6 +29,7 @@ from agentloop.http import (
     fixed_tokens,
     log_run_event,
 )
+from agentloop.http.operations import OPERATIONS
 from agentloop.ports import StoreUnavailableError
 from agentloop.testing.scripted import ScriptedBackend, calls, says
 from tests.http_world import (
@@ -38,6 +40,7 @@ from tests.http_world import (
     World,
     outputs,
     problem,
+    run_body,
     slug,
     working,
     world,
@@ -88,6 +91,47 @@ def test_the_app_works_under_any_prefix(mount: Any) -> None:
         assert slug(nowhere) == "not-found"
         unknown = served.get(f"{base}/agents/runs/x")
         assert problem(unknown)["instance"] == f"{base}/agents/runs/x"
+
+
+async def stamp(request: Any, call_next: Any) -> Any:
+    """A middleware of a host, as FastAPI's documentation writes one."""
+    response = await call_next(request)
+    response.headers["x-host"] = "me"
+    return response
+
+
+@pytest.mark.parametrize("mount", [in_starlette, in_fastapi])
+def test_every_answer_passes_a_middleware_that_adds_a_header(mount: Any) -> None:
+    """A host's middleware may change headers of answers, problems and streams."""
+    loop = AgentLoop(ScriptedBackend(says("hello")))
+    host = mount(create_app(loop, fixed_tokens(TOKENS)))
+    host.add_middleware(BaseHTTPMiddleware, dispatch=stamp)
+    with TestClient(host) as client, loop, loop.worker(1):
+        client.headers["authorization"] = "Bearer alice"
+        paths = under("/api/v1", client)
+        asked = [*paths, ("GET", "/api/v1/nope"), ("PUT", "/api/v1/healthz")]
+        for method, path in asked:
+            answer = client.request(method, path)
+            assert answer.headers["x-host"] == "me", (method, path)
+            assert answer.status_code < 500, (method, path)
+
+
+def under(base: str, client: TestClient) -> list[tuple[str, str]]:
+    """A request for every operation, of a run that has ended."""
+    path = f"{base}/agents/conversations"
+    made = client.post(path, json={"defaults": {"model": "m"}}).json()
+    body = run_body()
+    run = client.post(f"{path}/{made['id']}/runs", json=body).json()
+    events = f"{base}/agents/runs/{run['id']}/events"
+    assert "event: terminal" in client.get(events).text
+    ended = client.get(f"{base}/agents/runs/{run['id']}").json()
+    ids = {
+        "conversation_id": made["id"],
+        "run_id": run["id"],
+        "job_id": ended["submitted_inference_job_ids"][0],
+    }
+    found = [(op.method, base + op.path.format(**ids)) for op in OPERATIONS]
+    return sorted(found, key=lambda asked: asked[0] == "DELETE")
 
 
 def test_unmounted_the_server_is_the_root() -> None:

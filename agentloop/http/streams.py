@@ -118,7 +118,9 @@ class EventStream:
     async def __call__(self, _: AsgiScope, receive: Receive, send: Send) -> None:
         """Send events until the last one, or until the reader is gone."""
         inbox = self.streams.open()
-        start = {"type": "http.response.start", "status": 200, "headers": _HEADERS}
+        # A list of its own, which a host's middleware may add headers to.
+        headers = list(_HEADERS)
+        start = {"type": "http.response.start", "status": 200, "headers": headers}
         try:
             async with asyncio.TaskGroup() as group:
                 watching = group.create_task(_close_when_gone(receive, inbox))
