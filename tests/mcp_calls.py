@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 from agentloop.core.catalog import Failure
@@ -19,6 +20,12 @@ def a_call(name: str = "t", timeout: float | None = 10.0, **arguments: Any) -> T
         arguments=arguments,
         timeout=timeout,
     )
+
+
+def after(seconds: float) -> Callable[[], bool]:
+    """Whether so much time has passed since this was made."""
+    until = monotonic() + seconds
+    return lambda: monotonic() >= until
 
 
 def failure_of(outcome: object) -> Failure:

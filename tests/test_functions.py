@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from attrs import evolve
 
 from agentloop.core.catalog import Failure
 from agentloop.core.content import Json, Text
@@ -24,6 +25,7 @@ from tests.function_samples import (
     only_text,
     taking,
 )
+from tests.mcp_calls import after
 
 
 @pytest.fixture
@@ -59,6 +61,82 @@ def test_the_calls_limit_is_a_failure(gate: threading.Event, own: float | None) 
     found = FunctionTools([stuck]).call(call_of("stuck", 0.01))
     assert isinstance(found, Failure)
     assert (found.kind, found.type) == ("mcp_timeout", "McpTimeout")
+
+
+# ---------------------------------------------------------------- abandoned
+
+
+def test_a_function_nobody_waits_for_is_given_up(gate: threading.Event) -> None:
+    """The caller has its thread back at once; the function's counts as lost."""
+    tools = FunctionTools([stuck_on(gate)])
+    found = tools.call(evolve(call_of("stuck", 60.0), abandoned=after(0.1)))
+    assert isinstance(found, Failure)
+    assert (found.kind, tools.lost) == ("mcp_timeout", 1)
+    assert "nobody waits for the tool 'stuck' any more; whether it" in found.message
+    tools.close()
+
+
+def test_a_function_nobody_waits_for_is_not_started(gate: threading.Event) -> None:
+    """Without a free thread an abandoned call leaves the queue and never runs."""
+    begun: list[str] = []
+
+    @tool
+    def other() -> None:
+        begun.append("other")
+
+    tools = FunctionTools([stuck_on(gate), other], threads=1)
+    with ThreadPoolExecutor(1) as pool:
+        busy = pool.submit(tools.call, call_of("stuck", 60.0))
+        while not tools._workers.pool()._open:
+            threading.Event().wait(0.005)
+        found = tools.call(evolve(call_of("other", 60.0), abandoned=lambda: True))
+        assert isinstance(found, Failure)
+        assert "it was not started" in found.message
+        gate.set()
+        assert isinstance(busy.result(5), ToolAnswer)
+    assert isinstance(tools.call(call_of("stuck", 60.0)), ToolAnswer)
+    assert begun == []
+    tools.close()
+
+
+@pytest.mark.parametrize("timeout", [None, 60.0])
+def test_a_coroutine_nobody_waits_for_is_cancelled(timeout: float | None) -> None:
+    """On the portal it hears of its end, with a limit and without one."""
+    ended = threading.Event()
+
+    async def stuck() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    tools = FunctionTools([stuck])
+    found = tools.call(evolve(call_of("stuck", timeout), abandoned=after(0.1)))
+    assert isinstance(found, Failure)
+    assert found.kind == "mcp_timeout"
+    assert ended.wait(5)
+    tools.close()
+
+
+@pytest.mark.parametrize("limit", [0.01, 0.12])
+def test_the_limit_holds_while_somebody_waits(
+    gate: threading.Event, limit: float
+) -> None:
+    """That a call may be abandoned neither shortens its time nor extends it."""
+    tools = FunctionTools([stuck_on(gate)])
+    found = tools.call(evolve(call_of("stuck", limit), abandoned=lambda: False))
+    assert isinstance(found, Failure)
+    assert f"did not answer within {limit:g} s" in found.message
+    tools.close()
+
+
+def stuck_on(gate: threading.Event) -> Callable[[], None]:
+    """A tool that waits until the test lets it go."""
+
+    def stuck() -> None:
+        gate.wait()
+
+    return stuck
 
 
 @pytest.mark.parametrize("timeout", [-1.0, 0.0, 1e9, float("inf")])

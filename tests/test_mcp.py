@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attrs import define, field
+from attrs import define, evolve, field
 
 from agentloop.core.config import McpServer, ToolSpec
 from agentloop.core.content import Document, Image, Json, Text
@@ -27,7 +27,7 @@ from agentloop.tools.mcp import (
     directory,
     system_resolver,
 )
-from tests.mcp_calls import a_call, failure_of, text_of, until
+from tests.mcp_calls import a_call, after, failure_of, text_of, until
 from tests.servers import real_mcp
 from tests.servers.hostile_mcp import HostileServer, hostile_server
 from tests.servers.real_process import RealServer, real_server
@@ -127,10 +127,11 @@ def test_async_calls(tools: RemoteTools) -> None:
     assert asyncio.run(calls()) == [str(i) for i in range(16)]
 
 
-@pytest.mark.parametrize("how", ["timeout", "cancel"])
+@pytest.mark.parametrize("how", ["timeout", "cancel", "abandoned"])
 def test_a_call_given_up(tools: RemoteTools, how: str) -> None:
-    """A call that timed out or was cancelled is cancelled inside the server."""
+    """A call that nobody waits for is cancelled inside the server, however it is."""
     call = a_call("slow", timeout=0.3 if how == "timeout" else 10, seconds=30, mark=how)
+    late = evolve(call, abandoned=after(0.3))
 
     async def cancel() -> None:
         with pytest.raises(TimeoutError):
@@ -138,6 +139,8 @@ def test_a_call_given_up(tools: RemoteTools, how: str) -> None:
 
     if how == "timeout":
         assert failure_of(tools.call(call)).kind == "mcp_timeout"
+    elif how == "abandoned":
+        assert "nobody waits" in failure_of(tools.call(late)).message
     else:
         asyncio.run(cancel())
 

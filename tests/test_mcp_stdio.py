@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 from agentloop.core.content import Document, Image, Json, Text
 from agentloop.ports import ToolAnswer
 from agentloop.tools.mcp import EFFECT_KEY, StdioOptions, StdioServer
 from agentloop.wire import Limits
-from tests.mcp_calls import a_call, failure_of, text_of, until
+from tests.mcp_calls import a_call, after, failure_of, text_of, until
 from tests.servers import hostile_stdio, real_mcp
 
 REAL = str(Path(real_mcp.__file__))
@@ -145,10 +146,11 @@ def test_async_calls(real: StdioServer) -> None:
     assert len(offers) == len(real_mcp.TOOLS)  # type: ignore[arg-type]  # likewise
 
 
-@pytest.mark.parametrize("how", ["timeout", "cancel"])
+@pytest.mark.parametrize("how", ["timeout", "cancel", "abandoned"])
 def test_a_call_given_up(real: StdioServer, how: str) -> None:
-    """A call that timed out or was cancelled is cancelled inside the server."""
+    """A call that nobody waits for is cancelled inside the server, however it is."""
     call = a_call("slow", timeout=0.3 if how == "timeout" else 10, seconds=30, mark=how)
+    late = evolve(call, abandoned=after(0.3))
 
     async def cancel() -> None:
         with pytest.raises(TimeoutError):
@@ -156,6 +158,8 @@ def test_a_call_given_up(real: StdioServer, how: str) -> None:
 
     if how == "timeout":
         assert failure_of(real.call(call)).kind == "mcp_timeout"
+    elif how == "abandoned":
+        assert "nobody waits" in failure_of(real.call(late)).message
     else:
         asyncio.run(cancel())
 

@@ -1,6 +1,7 @@
 """The port to servers of tools: host functions, MCP servers, anything else."""
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
 
 from agentloop.core.catalog import Failure
 from agentloop.core.config import McpServer
@@ -8,13 +9,26 @@ from agentloop.core.content import Content, JsonObject
 from agentloop.core.routing import Offer
 from agentloop.core.values import value
 
+Abandoned: TypeAlias = Callable[[], bool]
+"""Whether nobody waits for an answer any more."""
+
 
 @value(kw_only=True)
 class ToolCall:
     """One call to make.
 
-    `effect_key` is the same for every attempt of the same call, and for no other:
-    an idempotency key for whatever the tool does. `timeout` is in seconds.
+    Attributes:
+        run_id: the run whose model asked for the call.
+        effect_key: the same for every attempt of the same call, and for no other:
+            an idempotency key for whatever the tool does.
+        tool_use_id: what the model calls the call.
+        name: the tool's own name, without the alias.
+        arguments: what the model passes.
+        timeout: seconds the call may take; None leaves it to the server.
+        abandoned: whether nobody waits for the answer any more, because the run was
+            cancelled or is driven elsewhere; may be asked often, from any thread.
+            A blocking `call` that can should then stop the work and return: the
+            answer is read by nobody. A call that is awaited is cancelled instead.
     """
 
     run_id: str
@@ -23,6 +37,7 @@ class ToolCall:
     name: str
     arguments: JsonObject
     timeout: float | None = None
+    abandoned: Abandoned | None = None
 
 
 @value
@@ -55,6 +70,8 @@ class ToolServer(Protocol):
 
     def call(self, call: ToolCall) -> ToolAnswer | Failure:
         """Make the call and wait for its answer, at most `call.timeout` seconds.
+
+        Waits no longer than `call.abandoned` lets it, where it can stop at all.
 
         Must not retry and must not raise. What the tool itself reports as wrong
         is an answer with `is_error`. A `Failure` is of a kind that the catalog's

@@ -18,6 +18,7 @@ from agentloop.core.content import JsonObject
 from agentloop.core.routing import Offer
 from agentloop.core.values import value
 from agentloop.ports import ToolAnswer, ToolCall, require
+from agentloop.ports.tools import Abandoned
 from agentloop.schema import Validator, compile_schema
 from agentloop.tools.decorator import Tool, ToolOptions
 from agentloop.tools.results import Renderer, failed, raised
@@ -70,17 +71,22 @@ class Prepared:
             )
         own, given = self.options.timeout, call.timeout
         is_own = own is not None and (given is None or own <= given)
-        return Bound(self, keywords, own if is_own else given, is_own)
+        limit = own if is_own else given
+        return Bound(self, keywords, limit, is_own, call.abandoned)
 
 
 @value(eq=False)
 class Bound:
-    """One call, ready to run. `limit` is in seconds; `is_own` says whose it is."""
+    """One call, ready to run. `limit` is in seconds; `is_own` says whose it is.
+
+    `abandoned` tells a thread that waits whether it need not any more.
+    """
 
     tool: Prepared
     keywords: dict[str, object]
     limit: float | None
     is_own: bool
+    abandoned: Abandoned | None = None
 
     def run(self) -> ToolAnswer:
         """Run the function on this thread."""
@@ -129,6 +135,12 @@ class Bound:
     def unstarted(self) -> ToolAnswer | Failure:
         """The answer of a function for which there was no thread in time."""
         return self._over_time("found no free thread within", "it was not started")
+
+    def given_up(self, *, started: bool) -> Failure:
+        """What is returned to nobody: the function may still be at work."""
+        state = "whether it acted is unknown" if started else "it was not started"
+        message = f"nobody waits for the tool '{self.tool.name}' any more; {state}"
+        return Failure(kind="mcp_timeout", message=message)
 
     def _over_time(self, what: str, state: str) -> ToolAnswer | Failure:
         message = f"the tool '{self.tool.name}' {what} {self.limit:g} s; {state}"

@@ -19,6 +19,10 @@ async def          the portal's loop, cancelled   the running loop, cancelled
                    when late                      when late
 =================  =============================  ==============================
 
+A call that nobody waits for any more (`ToolCall.abandoned`) ends like a late one
+wherever there is a limit, and under `call` on the portal: the coroutine is cancelled,
+the thread is given up.
+
 A limit is the tool's own `timeout` or the call's, whichever ends first. The tool's
 own is an error result, which the model can act on; the call's is an `mcp_timeout`
 failure, since it is the host's or the run's time that is up. An async tool must not
@@ -40,7 +44,14 @@ from agentloop.tools.binding import Bound, Prepared, prepare
 from agentloop.tools.decorator import Tool, ToolOptions, tool
 from agentloop.tools.results import MAX_BYTES
 from agentloop.tools.signatures import Function, ToolContext
-from agentloop.tools.threads import Job, Pool, RefusedError, Workers
+from agentloop.tools.threads import (
+    AbandonedError,
+    Job,
+    Pool,
+    RefusedError,
+    Workers,
+)
+from agentloop.tools.waiting import Waited, wait_until
 from agentloop.wire import WireError
 
 if TYPE_CHECKING:
@@ -146,11 +157,11 @@ class FunctionTools:
         pool = self._workers.pool()
         job = pool.submit(bound.run)
         try:
-            job.wait(limit)
+            waited = wait_until(job.wait, limit, bound.abandoned)
         except BaseException:  # an interrupt while waiting
             pool.give_up(job)
             raise
-        return _collect(pool, job, bound)
+        return _collect(pool, job, bound, waited)
 
     async def _off_loop(self, bound: Bound) -> ToolAnswer | Failure:
         import asyncio
@@ -178,9 +189,12 @@ class FunctionTools:
 
     def _on_portal(self, bound: Bound) -> ToolAnswer | Failure:
         try:
-            return self._workers.portal().run(bound.arun, bound.limit)
+            portal = self._workers.portal()
+            return portal.run(bound.arun, bound.limit, bound.abandoned)
         except TimeoutError:
             return bound.late()
+        except AbandonedError:
+            return bound.given_up(started=True)
         except RefusedError as error:
             return bound.refused(error)
 
@@ -198,9 +212,14 @@ class FunctionTools:
         return task.result() if over else bound.late()
 
 
-def _collect(pool: Pool, job: Job, bound: Bound) -> ToolAnswer | Failure:
+def _collect(
+    pool: Pool, job: Job, bound: Bound, waited: Waited = "late"
+) -> ToolAnswer | Failure:
     """The answer of a job, or that of a job which is waited for no longer."""
-    match pool.give_up(job):
+    state = pool.give_up(job)
+    if waited == "abandoned" and state != "over":
+        return bound.given_up(started=state != "queued")
+    match state:
         case "queued":
             return bound.unstarted()
         case "running" | "lost":

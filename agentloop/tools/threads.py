@@ -16,6 +16,8 @@ from queue import Empty, SimpleQueue
 from typing import Final, Literal, TypeAlias, TypeVar
 
 from agentloop.ports import ToolAnswer
+from agentloop.ports.tools import Abandoned
+from agentloop.tools.waiting import ending_of, wait_until
 
 T = TypeVar("T")
 Work: TypeAlias = Callable[[], ToolAnswer]
@@ -30,6 +32,10 @@ class RefusedError(RuntimeError):
     """Work that has no result; the message says whether it began, and why."""
 
 
+class AbandonedError(Exception):
+    """Work whose result nobody waits for any more."""
+
+
 class Job:
     """One piece of work given to a pool; one thread may wait for it."""
 
@@ -42,9 +48,9 @@ class Job:
         self._over = threading.Lock()  # held until the work is over
         self._over.acquire()
 
-    def wait(self, timeout: float) -> bool:
+    def wait(self, timeout: float | None) -> bool:
         """Wait until the work is over; whether it was in time."""
-        return self._over.acquire(timeout=min(max(timeout, 0), threading.TIMEOUT_MAX))
+        return self._over.acquire(timeout=_seconds(timeout))
 
     def wake(self) -> None:
         """Tell who waits. The pool calls it once, when the work is over."""
@@ -188,6 +194,12 @@ class Pool:
             job.state = "over"
 
 
+def _seconds(timeout: float | None) -> float:
+    """A time-out as locks take it."""
+    longest = threading.TIMEOUT_MAX
+    return longest if timeout is None else min(max(timeout, 0.0), longest)
+
+
 def _refuse(job: Job, reason: str) -> None:
     job.state = "over"
     job.error = RefusedError(reason)
@@ -209,18 +221,27 @@ class Portal:
         self._thread.start()
 
     def run(
-        self, work: Callable[[], Coroutine[object, object, T]], timeout: float | None
+        self,
+        work: Callable[[], Coroutine[object, object, T]],
+        timeout: float | None,
+        abandoned: Abandoned | None = None,
     ) -> T:
         """Run a coroutine on the loop and wait for it.
 
         Raises:
             TimeoutError: it did not end in time, and was told to cancel.
+            AbandonedError: nobody waits any more, and it was told to cancel.
             RefusedError: it was not started, or the portal was closed meanwhile.
         """
         future = self._submit(work)
         try:
-            limit = None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
-            return future.result(limit)
+            match wait_until(ending_of(future), _seconds(timeout), abandoned):
+                case "late":
+                    raise TimeoutError
+                case "abandoned":
+                    raise AbandonedError
+                case "over":
+                    return future.result()
         except CancelledError:
             raise RefusedError("was cancelled: the tools were closed") from None
         finally:

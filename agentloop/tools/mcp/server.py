@@ -17,6 +17,7 @@ from agentloop.core.catalog import Failure, FailureKind
 from agentloop.core.content import JsonObject
 from agentloop.core.routing import Offer
 from agentloop.ports import ToolAnswer, ToolCall
+from agentloop.ports.tools import Abandoned
 from agentloop.tools.mcp.answers import answer_of
 from agentloop.tools.mcp.envelope import (
     SESSION_LOST,
@@ -28,6 +29,7 @@ from agentloop.tools.mcp.envelope import (
 from agentloop.tools.mcp.listing import Listing, list_tools
 from agentloop.tools.mcp.options import EFFECT_KEY
 from agentloop.tools.mcp.portal import PORTAL, Portal
+from agentloop.tools.waiting import ending_of, wait_until
 from agentloop.wire import WireError, clean
 
 if TYPE_CHECKING:
@@ -88,8 +90,11 @@ class RemoteTools:
         return _as_discovery(await self._await(self._discover(timeout)))
 
     def call(self, call: ToolCall) -> ToolAnswer | Failure:
-        """Make one call; never a second one for the same `ToolCall`."""
-        return self._wait(self._call(call))
+        """Make one call; never a second one for the same `ToolCall`.
+
+        When it is abandoned meanwhile, it is cancelled at the server.
+        """
+        return self._wait(self._call(call), call.abandoned)
 
     async def acall(self, call: ToolCall) -> ToolAnswer | Failure:
         """`call` for async drivers; cancelling it cancels it at the server."""
@@ -110,15 +115,21 @@ class RemoteTools:
         """`close` for async drivers."""
         await asyncio.to_thread(self.close)
 
-    def _wait(self, work: Coroutine[object, object, T]) -> T | Failure:
+    def _wait(
+        self, work: Coroutine[object, object, T], abandoned: Abandoned | None = None
+    ) -> T | Failure:
         future = self._submit(work)
         if isinstance(future, Failure):
             return future
         try:
-            return future.result()
+            if wait_until(ending_of(future), None, abandoned) == "over":
+                return future.result()
         except BaseException:
             future.cancel()  # an interrupt of the waiting thread is a cancellation
             raise
+        future.cancel()
+        message = f"nobody waits for the answer of '{self._remote.alias}' any more"
+        return Failure(kind="mcp_timeout", message=message)
 
     async def _await(self, work: Coroutine[object, object, T]) -> T | Failure:
         future = self._submit(work)
