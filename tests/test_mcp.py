@@ -25,8 +25,11 @@ from agentloop.tools.mcp import (
     RemoteTools,
     StdioServer,
     directory,
+    http,
+    pinned,
     system_resolver,
 )
+from agentloop.tools.mcp.errands import SHARE, Errands
 from tests.mcp_calls import a_call, after, failure_of, text_of, until
 from tests.servers import real_mcp
 from tests.servers.hostile_mcp import HostileServer, hostile_server
@@ -357,6 +360,89 @@ def test_a_resolver_that_hangs(opened: Any) -> None:
     tools = opened("https://slow.example.com/", resolve=resolve)
     assert failure_of(tools.call(a_call(timeout=0.2))).kind == "mcp_timeout"
     release.set()
+
+
+def test_one_silent_zone_holds_nobody_else_up(
+    opened: Any, hostile: HostileServer
+) -> None:
+    """However many look-ups hang, another server's name is resolved at once."""
+    release = threading.Event()
+
+    def resolve(host: str, port: int) -> Sequence[str]:
+        if host.endswith("silent.example"):
+            release.wait(20)
+        return ["127.0.0.1"]
+
+    def one(name: str) -> RemoteTools:
+        url = f"http://{name}:{hostile.port}/honest"
+        tools: RemoteTools = opened(url, allow_private=True, resolve=resolve)
+        return tools
+
+    silent = [one(f"a{n}.silent.example") for n in range(40)]
+    with ThreadPoolExecutor(40) as pool:
+        hung = [pool.submit(tools.call, a_call(timeout=1.0)) for tools in silent]
+        until(lambda: errands_at_work() >= SHARE)
+        assert isinstance(one("good.example.com").call(a_call()), ToolAnswer)
+        until(lambda: errands_at_work() == SHARE)
+        failures = {failure_of(future.result(20)).kind for future in hung}
+    assert failures == {"mcp_timeout"}
+    release.set()
+    until(lambda: errands_at_work() == 0)
+
+
+def test_one_hanging_callback_holds_nobody_else_up(
+    opened: Any, hostile: HostileServer
+) -> None:
+    """However many credentials are waited for, another server's are asked for."""
+    release = threading.Event()
+
+    def credentials(server: McpServer) -> dict[str, str]:
+        if "stuck" in str(server.url):
+            release.wait(20)
+        return {}
+
+    def one(host: str) -> RemoteTools:
+        url = f"http://{host}:{hostile.port}/honest"
+        tools: RemoteTools = opened(
+            url,
+            allow_private=True,
+            credentials=credentials,
+            resolve=lambda host, port: ["127.0.0.1"],
+        )
+        return tools
+
+    stuck = [one("stuck.example.com") for _ in range(40)]
+    with ThreadPoolExecutor(40) as pool:
+        hung = [pool.submit(tools.call, a_call(timeout=1.0)) for tools in stuck]
+        until(lambda: errands_at_work() >= SHARE)
+        assert isinstance(one("good.example.com").call(a_call()), ToolAnswer)
+        failures = {failure_of(future.result(20)).kind for future in hung}
+    assert failures == {"mcp_timeout"}
+    release.set()
+    until(lambda: errands_at_work() == 0)
+
+
+def test_when_no_thread_is_left_the_call_is_told(
+    opened: Any, hostile: HostileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a look-up nor a callback waits for threads that do not come free."""
+    nobody = Errands(threads=0)
+    url = f"http://far.example.com:{hostile.port}/honest"
+    monkeypatch.setattr(pinned, "LOOK_UPS", nobody)
+    unresolved = failure_of(opened(url, allow_private=True).call(a_call()))
+    assert (unresolved.kind, unresolved.code) == ("mcp_server", "undelivered")
+    assert "too many look-ups of other names do not end" in unresolved.message
+    monkeypatch.setattr(http, "CALLBACKS", nobody)
+    asking = opened(url, allow_private=True, credentials=lambda server: {})
+    unasked = failure_of(asking.call(a_call()))
+    assert (unasked.kind, unasked.code) == ("mcp_server", "undelivered")
+    assert "was not asked: too many credentials callbacks" in unasked.message
+
+
+def errands_at_work() -> int:
+    """How many threads are at work on errands."""
+    names = [thread.name for thread in threading.enumerate()]
+    return names.count("agentloop-errand")
 
 
 def test_the_systems_resolver() -> None:

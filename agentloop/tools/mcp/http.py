@@ -6,7 +6,6 @@ event with an id is resumed with `Last-Event-ID`, as the MCP specification says
 outside of any request is not opened: nothing in a run would read it.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Final
@@ -27,12 +26,14 @@ from agentloop.tools.mcp.address import (
     follow,
 )
 from agentloop.tools.mcp.envelope import (
+    UNDELIVERED,
     FaultError,
     Head,
     protocol_fault,
     secrets_in,
     server_fault,
 )
+from agentloop.tools.mcp.errands import CALLBACKS, CrowdedError
 from agentloop.tools.mcp.options import McpOptions
 from agentloop.tools.mcp.pinned import Gate, translated, url_of
 from agentloop.tools.mcp.reading import Answer, AnswerReader, Reply, drain
@@ -286,8 +287,15 @@ class HttpTransport:
         callback = self._target.options.credentials
         if callback is None:
             return {}
+        server, host = self._target.server, self._target.endpoint.authority
         try:
-            return dict(await asyncio.to_thread(callback, self._target.server))
+            return dict(await CALLBACKS.run(host, lambda: callback(server)))
+        except CrowdedError:
+            raise server_fault(
+                f"'{self._alias}' was not asked: too many credentials callbacks of "
+                "other servers do not end",
+                UNDELIVERED,
+            ) from None
         except Exception as error:  # its text may hold what it was about to return
             raise protocol_fault(
                 f"the credentials callback for '{self._alias}' raised "

@@ -6,7 +6,6 @@ URL's. So a resolver that changes its mind (DNS rebinding) gains nothing. Import
 httpcore2, which the SDK brings; knows no MCP.
 """
 
-import asyncio
 import ssl
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from agentloop.tools.mcp.address import (
     check_address,
 )
 from agentloop.tools.mcp.envelope import UNDELIVERED, protocol_fault, server_fault
+from agentloop.tools.mcp.errands import LOOK_UPS, CrowdedError, site_of
 from agentloop.tools.mcp.options import McpOptions, Resolver
 
 MAX_ADDRESSES = 4
@@ -32,6 +32,7 @@ fair part of the connect timeout."""
 
 
 _NO_ADDRESS = "its name does not resolve"
+_CROWDED = "too many look-ups of other names do not end"
 
 
 class CheckedBackend(httpcore2.AsyncNetworkBackend):
@@ -52,7 +53,9 @@ class CheckedBackend(httpcore2.AsyncNetworkBackend):
             ConnectError: there are none.
         """
         try:
-            found = await asyncio.to_thread(self._resolve, host, port)
+            found = await LOOK_UPS.run(site_of(host), lambda: self._resolve(host, port))
+        except CrowdedError as error:
+            raise httpcore2.ConnectError(_CROWDED) from error
         except (OSError, UnicodeError) as error:
             raise httpcore2.ConnectError(_NO_ADDRESS) from error
         for address in found:
@@ -169,7 +172,7 @@ def translated(alias: str) -> Iterator[None]:
 def _reason(error: Exception) -> str:
     """The class of what the pool wrapped; of texts, only our own."""
     match error.args:
-        case (str() as text,) if text == _NO_ADDRESS:
+        case (str() as text,) if text in {_NO_ADDRESS, _CROWDED}:
             return text
         case (BaseException() as inner,):
             return type(inner.__cause__ or inner).__name__
