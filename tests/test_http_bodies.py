@@ -12,7 +12,7 @@ from agentloop.testing.scripted import says
 from agentloop.wire import Limits
 from tests.http_world import ALICE, World, problem, run_body, slug, world
 
-CAPS = Limits(max_bytes=20_000, max_depth=20)
+CAPS = Limits(max_bytes=20_000, max_depth=20, max_values=2000)
 TOO_LARGE = "payload-too-large"
 INVALID = "invalid-request"
 
@@ -63,6 +63,13 @@ HOSTILE = {
     "depth of lists": (nested(21), TOO_LARGE),
     "depth of objects": (nested(21, '{"a":', "}"), TOO_LARGE),
     "unclosed depth": (b"[" * 10_000, TOO_LARGE),
+    "too many values": (b"[" + b"[]," * 3000 + b"[]]", TOO_LARGE),
+    "too many values in a schema": (
+        b'{"defaults": {"model": "m", "output_format_schema": {"x": ['
+        + b"0," * 2001
+        + b"0]}}}",
+        TOO_LARGE,
+    ),
     "one byte too many": (padded(20_001), TOO_LARGE),
     "many bytes too many": (padded(79_000), TOO_LARGE),
     "far too many": (b"x" * 1_000_000, TOO_LARGE),

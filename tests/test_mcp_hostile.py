@@ -35,7 +35,8 @@ def hostile() -> Iterator[HostileServer]:
 
 def options(**changes: Any) -> McpOptions:
     """Options for loopback, with a small cap."""
-    return McpOptions(allow_private=True, limits=Limits(max_bytes=CAP), **changes)
+    caps = Limits(max_bytes=CAP, max_values=20_000)
+    return McpOptions(allow_private=True, limits=caps, **changes)
 
 
 @pytest.fixture
@@ -69,6 +70,7 @@ CALLS: dict[str, tuple[FailureKind, str | None]] = {
     "body-utf16": ("mcp_protocol", None),
     "body-latin": ("mcp_protocol", None),
     "body-deep": ("mcp_protocol", None),
+    "body-many": ("mcp_protocol", None),
     "body-digits": ("mcp_protocol", None),
     "body-batch": ("mcp_protocol", None),
     "body-list": ("mcp_protocol", None),

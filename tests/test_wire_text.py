@@ -19,11 +19,13 @@ from agentloop.wire import (
     dump,
     encoder,
     parse,
+    text,
     undump,
 )
 from tests import strategies as some
 
 MARK = "\ufffd"
+MARKS = text._MARKS
 
 
 def refusal(data: bytes | str, **limits: int) -> WireError:
@@ -160,6 +162,77 @@ def test_more_levels_than_python_can_parse_are_too_large():
     assert refused.problem == "nested too deep to be parsed"
 
 
+BOMBS = {
+    "lists": b"[" + b"[],",
+    "objects": b"[" + b"{},",
+    "numbers": b"[" + b"1,",
+    "strings": b"[" + b'"",',
+    "pairs": b"{" + b'"a":1,',
+    "spaced": b"[" + b" [ ] , ",
+    "lists of lists": b"[" + b"[[[[0]]]],",
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
+def test_a_bomb_costs_the_same_whatever_its_size(bomb, monkeypatch):
+    """A larger one is looked at no longer than to the cap, and never parsed."""
+    monkeypatch.setattr(text, "_DECODER", None)
+    opening, item = bomb[:1], bomb[1:]
+
+    def steps(size: int) -> int:
+        counted = Counting()
+        monkeypatch.setattr(text, "_MARKS", counted)
+        refused = refusal(opening + item * (size // len(item)))
+        assert isinstance(refused, TooLargeError)
+        assert refused.problem == "more than 200000 values"
+        return counted.steps
+
+    two, three, four = (steps(n * 1024 * 1024 - 100) for n in (2, 3, 4))
+    assert two == three == four <= 2 * 200_000
+
+
+class Counting:
+    """The pattern of marks, whose matches are counted."""
+
+    def __init__(self):
+        self.steps = 0
+
+    def finditer(self, raw):
+        for match in MARKS.finditer(raw):
+            self.steps += 1
+            yield match
+
+
+@pytest.mark.parametrize("dull", [b'""', b'"a" ', rb'"\\"', b"1 ", rb'"\"["'])
+def test_what_is_no_mark_takes_no_step(dull, monkeypatch):
+    """Strings and spaces are skipped within one step, however many there are."""
+    counted = Counting()
+    monkeypatch.setattr(text, "_MARKS", counted)
+    raw = b'["' + b"," * 200_001 + b'"' + dull * 100_000
+    assert isinstance(refusal(raw), WireError)
+    assert counted.steps <= 3
+
+
+@pytest.mark.parametrize("limit", [1, 2, 10, 1000])
+def test_values_are_counted_to_the_last(limit):
+    """As many as the cap pass, one more does not."""
+    caps = Limits(max_values=limit)
+    assert parse(json.dumps([0] * limit), caps) == ([0] * limit, 0)
+    refused = refusal(json.dumps([0] * (limit + 1)), max_values=limit)
+    assert isinstance(refused, TooLargeError)
+    assert refused.problem == f"more than {limit} values"
+    keys = {f"k{n}": n for n in range(limit)}
+    assert parse(json.dumps(keys), caps) == (keys, 0)
+
+
+def test_commas_in_texts_are_no_values():
+    """A table with half a million cells may be sent as text, also as many texts."""
+    table = "a,b,[c],{d}\n" * 100_000
+    assert parse(json.dumps(table)) == (table, 0)
+    rows = table.splitlines()
+    assert parse(json.dumps(rows)) == (rows, 0)
+
+
 HUGE = 4_000_000
 
 
@@ -181,17 +254,17 @@ def test_strings_that_never_end_cost_one_pass(data):
 
 def test_a_repeated_key_among_many_is_found_in_one_pass():
     """Looking each key up in a list would not end today."""
-    many = ",".join(f'"{i}":0' for i in range(300_000))
-    assert refusal(f'{{{many},"299999":1}}').problem == (
-        "the key '299999' appears twice in one object"
+    many = ",".join(f'"{i}":0' for i in range(199_000))
+    assert refusal(f'{{{many},"198999":1}}').problem == (
+        "the key '198999' appears twice in one object"
     )
 
 
 def test_a_long_key_above_many_values_is_not_copied_for_each():
     """Paths are made for errors, not for every value."""
-    value = {"k" * 3_000_000 + "\0": [0] * 300_000}
+    value = {"k" * 3_000_000 + "\0": [0] * 190_000}
     cleaned, count = parse(dump(value))
-    assert (count, len(cleaned.popitem()[1])) == (1, 300_000)
+    assert (count, len(cleaned.popitem()[1])) == (1, 190_000)
 
 
 # ---------------------------------------------------------------- no JSON

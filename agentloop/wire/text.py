@@ -1,8 +1,9 @@
 """JSON text: parsed under caps, written in ASCII, cleaned of what nobody takes.
 
-Bytes from outside go through `parse`, which caps size and depth before it parses
-and refuses what JSON does not allow. Values that arrive already parsed (a tool's
-return value, an SDK's reply) go through `clean`. This room knows no classes.
+Bytes from outside go through `parse`, which caps size, depth and the number of
+values before it parses, and refuses what JSON does not allow. Values that arrive
+already parsed (a tool's return value, an SDK's reply) go through `clean`. This room
+knows no classes.
 """
 
 import json
@@ -16,6 +17,10 @@ from attrs import frozen
 
 MAX_BYTES: Final = 8 * 1024 * 1024
 MAX_DEPTH: Final = 100
+MAX_VALUES: Final = 200_000
+"""What a body may hold of values: parsed they take up to a hundred times the bytes they
+are written in, so that the cap on bytes alone would let eight megabytes become eight
+hundred."""
 MAX_INT_BITS: Final = 14_000
 """About 4 200 digits, just below what Python turns into text by default."""
 REPLACEMENT: Final = "\ufffd"
@@ -34,7 +39,7 @@ class WireError(ValueError):
 
 
 class TooLargeError(WireError):
-    """JSON that was refused for its size or depth, before it was parsed."""
+    """JSON that was refused for a cap, before it was parsed."""
 
     def __reduce__(self) -> tuple[object, ...]:
         return (TooLargeError, (self.path, self.problem))
@@ -42,10 +47,18 @@ class TooLargeError(WireError):
 
 @frozen
 class Limits:
-    """Caps on JSON from outside: bytes, and levels of nesting."""
+    """Caps on JSON from outside.
+
+    Attributes:
+        max_bytes: bytes of the text.
+        max_depth: levels of nesting.
+        max_values: commas and opening brackets outside of strings, of which there are
+            as many as there are values; an empty array counts twice.
+    """
 
     max_bytes: int = MAX_BYTES
     max_depth: int = MAX_DEPTH
+    max_values: int = MAX_VALUES
 
 
 # ---------------------------------------------------------------- bytes
@@ -65,8 +78,7 @@ def parse(data: bytes | str, limits: Limits = Limits()) -> tuple[Any, int]:
     raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
     if len(raw) > limits.max_bytes:
         raise TooLargeError("$", f"{len(raw)} bytes exceed the {limits.max_bytes}")
-    if _too_deep(raw, limits.max_depth):
-        raise TooLargeError("$", f"nested deeper than {limits.max_depth} levels")
+    _check_shape(raw, limits)
     try:
         text = raw.decode(
             "utf-8", "surrogatepass" if isinstance(data, str) else "strict"
@@ -82,29 +94,48 @@ def parse(data: bytes | str, limits: Limits = Limits()) -> tuple[Any, int]:
         raise TooLargeError("$", "nested too deep to be parsed") from None
     except ValueError as error:  # an integer of more than 4 300 digits
         raise WireError("$", f"no usable JSON: {error}") from None
-    return clean(value) if _SUSPECT.search(text) else (value, 0)
+    plain = text.isascii() and "\\u" not in text  # quickly seen, and nearly always so
+    return (value, 0) if plain or not _SUSPECT.search(text) else clean(value)
 
 
 _SUSPECT = re.compile(r"\\u[dD][89a-fA-F]|\\u0000|[\x00\ud800-\udfff]")
 # Possessive, and content with a string that never ends: backtracking would make
-# the scan quadratic, and hold a gigabyte for one string of eight megabytes.
-_BRACKETS = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
+# the scan quadratic, and hold a gigabyte for one string of eight megabytes. What lies
+# between two marks is skipped within one match, whatever there is of it; without the
+# end as a last mark the search would begin anew in the middle of a string.
+_STRING = rb'"(?:[^"\\]++|\\.)*+"?'
+_BRACKETS = re.compile(rb'(?:[^"\[\]{}]++|' + _STRING + rb")*+([\[\]{}]|\Z)", re.DOTALL)
+_MARKS = re.compile(rb'(?:[^"\[\]{},]++|' + _STRING + rb")*+([\[\]{},]|\Z)", re.DOTALL)
 
 
-def _too_deep(raw: bytes, limit: int) -> bool:
-    """Whether brackets nest deeper than `limit`; linear, and without parsing."""
-    if raw.count(b"[") + raw.count(b"{") <= limit:
-        return False
-    depth = 0
-    for token in _BRACKETS.finditer(raw):
-        mark = raw[token.start()]
-        if mark in b"[{":
-            depth += 1
-            if depth > limit:
-                return True
-        elif mark in b"]}":
+def _check_shape(raw: bytes, limits: Limits) -> None:
+    """Refuse too many levels or values; linear, and without parsing.
+
+    What cannot be too many, since there are no more such bytes in all, is not
+    looked for; the search ends where a cap is exceeded.
+
+    Raises:
+        TooLargeError: too deep, or too many.
+    """
+    brackets = raw.count(b"[") + raw.count(b"{")
+    many = brackets + raw.count(b",") > limits.max_values
+    if brackets <= limits.max_depth and not many:
+        return
+    depth = values = 0
+    for token in (_MARKS if many else _BRACKETS).finditer(raw):
+        mark = token[1]
+        if mark in b"]}":
             depth -= 1
-    return False
+            continue
+        values += 1
+        if values > limits.max_values:
+            raise TooLargeError("$", f"more than {limits.max_values} values")
+        if mark != b",":
+            depth += 1
+            if depth > limits.max_depth:
+                raise TooLargeError(
+                    "$", f"nested deeper than {limits.max_depth} levels"
+                )
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -319,6 +319,7 @@ BEHAVIOURS |= {
     "body-utf16": _body('{"jsonrpc": "2.0"}'.encode("utf-16")),
     "body-latin": _body(b'{"jsonrpc": "2.0", "id": 2, "result": {"a": "\xe9"}}'),
     "body-deep": _body(b"[" * 100_000 + b"]" * 100_000),
+    "body-many": _body(b"[" + b"[]," * 20_000 + b"[]]"),
     "body-digits": _body(
         b'{"jsonrpc": "2.0", "id": 2, "result": ' + b"9" * 5000 + b"}"
     ),
