@@ -1,9 +1,11 @@
 """The Bedrock backend as hosts configure it: models, options, clients, refusals."""
 
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,12 +26,20 @@ from agentloop.core.catalog import RequestError
 from agentloop.core.config import AnyTool, Auto, Config, SpecificTool, ToolSpec
 from agentloop.core.phases import ModelFailed, ModelReplied
 from agentloop.ports import JobContext, MissingExtraError
-from agentloop.testing.fake_bedrock import FakeBedrock, says, violations
+from agentloop.testing.fake_bedrock import FakeBedrock, says, throttles, violations
 from agentloop.testing.fake_bedrock.facts import facts_of
 from tests import bedrock_cases as cases
 from tests.bedrock_cases import CLAUDE, FAMILIES, LLAMA, MISTRAL, NOVA, R1, TITAN
 
 JOB = JobContext(job_id="job-1", timeout=20.0)
+
+
+class Client:
+    """What is taken for a client: it can converse."""
+
+    def converse(self, **_: Any) -> Any: ...
+
+
 ASKED = cases.infer(cases.user("hi"))
 OPUS = "anthropic.claude-opus-4-6-v1"
 HAIKU = "anthropic.claude-3-haiku-20240307-v1:0"
@@ -240,7 +250,7 @@ REFUSED: dict[str, tuple[str, ModelOptions, Any, dict[str, Any]]] = {
 def test_check_refuses(part: str) -> None:
     """What every request of a run would be refused for is refused before it starts."""
     model_id, options, choice, config = REFUSED[part]
-    backend = BedrockBackend(object(), options={model_id: options})
+    backend = BedrockBackend(Client(), options={model_id: options})
     with pytest.raises(RequestError) as caught:
         backend.check(Config(**{"model": model_id, **config}), choice)
     assert caught.value.slug == "invalid-config"
@@ -269,7 +279,7 @@ def test_check_takes(
     model_id: str, options: ModelOptions, choice: Any, config: dict[str, Any]
 ) -> None:
     """What a check lets through is legal by every rule we know."""
-    backend = BedrockBackend(object(), options={model_id: options})
+    backend = BedrockBackend(Client(), options={model_id: options})
     backend.check(Config(**{"model": model_id, **config}), choice)
     given = cases.setup(model=model_id, **config)
     to = cases.model(model_id, options)
@@ -282,7 +292,7 @@ def test_check_needs_boto3(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend_module, "find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r"agentloop\[bedrock\]"):
         BedrockBackend().check(Config(model=CLAUDE), Auto())
-    BedrockBackend(object()).check(Config(model=CLAUDE), Auto())
+    BedrockBackend(Client()).check(Config(model=CLAUDE), Auto())
 
 
 def test_infer_needs_boto3(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,6 +385,116 @@ WARNINGS: dict[str, dict[str, Any]] = {
     "idle connections": {"tcp_keepalive": False},
 }
 FITTING = {"read_timeout": 600, "max_pool_connections": 32, "tcp_keepalive": True}
+
+
+def test_what_does_not_fit_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """A host's client that retries by itself is told of when it is first used."""
+    with FakeBedrock(says("a"), says("b")) as bedrock:
+        backend = BedrockBackend(bedrock.client(retries={"mode": "standard"}))
+        assert caplog.messages == []
+        for _ in range(2):
+            backend.session(cases.setup()).infer(ASKED, JOB, None)
+    [told] = [r for r in caplog.records if "up to 3 attempts" in r.message]
+    assert (told.name, told.levelname) == ("agentloop", "WARNING")
+
+
+def test_a_fitting_client_is_not_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    """The client of the fake is one that fits, and so is one that we build."""
+    with FakeBedrock(says("a")) as bedrock:
+        backend = BedrockBackend(bedrock.client())
+        backend.session(cases.setup()).infer(ASKED, JOB, None)
+    assert caplog.messages == []
+
+
+def test_retries_of_a_clients_own_are_recorded_as_one_attempt(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Why it is told: two throttles are hidden from the job by botocore's retries."""
+    script = (throttles(), throttles(), says("at last"))
+    with FakeBedrock(*script) as bedrock:
+        retries = {"mode": "standard", "total_max_attempts": 3}
+        client = bedrock.client(retries=retries)
+        found = BedrockBackend(client).session(cases.setup()).infer(ASKED, JOB, None)
+    assert isinstance(found.event, ModelReplied)
+    assert len(bedrock.requests) == 3
+    assert any("the loop retries itself" in text for text in caplog.messages)
+
+
+class Session:
+    """Looks like boto3's session, which makes clients."""
+
+    def client(self, service: str) -> Any: ...
+
+
+class ServiceClient:
+    """Looks like a client of another service; boto3 is not asked."""
+
+    def __init__(self, service: str) -> None:
+        model = SimpleNamespace(service_name=service)
+        self.meta = SimpleNamespace(service_model=model)
+
+
+WRONG_CLIENTS: dict[str, Any] = {
+    "not one of bedrock;": ServiceClient("bedrock"),
+    "not one of s3;": ServiceClient("s3"),
+    "not a Session; give session.client('bedrock-runtime')": Session(),
+    "not a str; leave it out": "us-east-1",
+    "not the class Client itself": Client,
+}
+
+
+@pytest.mark.parametrize("words", WRONG_CLIENTS)
+def test_a_wrong_client_is_refused_at_the_door(words: str) -> None:
+    """What cannot converse is told when the backend is made, with the way out."""
+    with pytest.raises(TypeError, match=re.escape(words)):
+        BedrockBackend(WRONG_CLIENTS[words])
+
+
+WRONG_CHOICES: dict[str, tuple[type[Exception], dict[str, Any]]] = {
+    "read_timeout must be a number of seconds": (TypeError, {"read_timeout": "x"}),
+    "read_timeout must be above 0": (ValueError, {"read_timeout": float("nan")}),
+    "max_in_flight must be a whole": (TypeError, {"max_in_flight": True}),
+    "max_in_flight must be at least 1": (ValueError, {"max_in_flight": 0}),
+    "region must be text": (TypeError, {"region": 1}),
+    "region must be such as us-east-1": (ValueError, {"region": "bad region!"}),
+    "endpoint_url must be such as": (ValueError, {"endpoint_url": "nonsense"}),
+    "options must be ModelOptions by": (TypeError, {"options": [1]}),
+    "options['m'] must be of ModelOptions, not a dict: ModelOptions(...)": (
+        TypeError,
+        {"options": {"m": {"top_p": 0.5}}},
+    ),
+    "options['m'].top_p must be of int or float, not a str": (
+        TypeError,
+        {"options": {"m": ModelOptions(top_p="0.5")}},  # type: ignore[arg-type] # meant
+    ),
+    "options['m'].metadata['a'] must be text": (
+        TypeError,
+        {"options": {"m": ModelOptions(metadata={"a": 1})}},  # type: ignore[dict-item] # meant
+    ),
+    "capabilities['m'] must be of Capabilities, not a dict": (
+        TypeError,
+        {"capabilities": {"m": {"tools": False}}},
+    ),
+    "capabilities must be Capabilities by": (TypeError, {"capabilities": "m"}),
+    "model_ids['m'] must be of str": (TypeError, {"model_ids": {"m": None}}),
+    "a model's name in model_ids must be text": (TypeError, {"model_ids": {1: "m"}}),
+}
+
+
+@pytest.mark.parametrize("words", WRONG_CHOICES)
+def test_a_wrong_choice_is_refused_at_the_door(words: str) -> None:
+    """What is asked of models is looked at when the backend is made."""
+    error, choice = WRONG_CHOICES[words]
+    with pytest.raises(error, match=re.escape(words)):
+        BedrockBackend(**choice)
+
+
+@pytest.mark.parametrize("choice", ["model_ids", "capabilities"])
+def test_what_a_function_returns_is_looked_at(choice: str) -> None:
+    """A host's own function is told by its argument when it gives something else."""
+    backend = BedrockBackend(Client(), **{choice: lambda name: 3})  # type: ignore[arg-type] # meant
+    with pytest.raises(TypeError, match=f"what {choice} returns"):
+        backend.check(Config(model="m"), Auto())
 
 
 @pytest.mark.parametrize("part", [*WARNINGS, None])

@@ -5,10 +5,11 @@ what they can do and what is asked of them. Importing and constructing cost noth
 boto3 is loaded when the first request goes out.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from agentloop.backends.bedrock.capabilities import (
     Capabilities,
@@ -19,15 +20,31 @@ from agentloop.backends.bedrock.client import (
     READ_TIMEOUT,
     ClientSettings,
     build_client,
+    check_client,
+    check_settings,
     client_warnings,
 )
 from agentloop.backends.bedrock.handover import Door
-from agentloop.backends.bedrock.options import Model, ModelOptions, first_problem
+from agentloop.backends.bedrock.options import (
+    FIELD_KINDS,
+    Model,
+    ModelOptions,
+    first_problem,
+)
 from agentloop.backends.bedrock.sample import sample_body
 from agentloop.backends.bedrock.session import BedrockSession
+from agentloop.backends.common.doors import (
+    check_capabilities,
+    check_found,
+    check_model_ids,
+    check_options,
+    check_texts,
+)
 from agentloop.core.catalog import RequestError
 from agentloop.core.config import Config, ToolChoice
 from agentloop.ports import MissingExtraError, SessionSetup
+
+_LOG: Final = logging.getLogger("agentloop")
 
 ModelIds: TypeAlias = Mapping[str, str] | Callable[[str], str] | None
 """From the model names of configs to Bedrock's ids; what is left out is an id."""
@@ -36,9 +53,10 @@ ModelIds: TypeAlias = Mapping[str, str] | Callable[[str], str] | None
 class BedrockBackend:
     """Inference by AWS Bedrock's Converse API.
 
-    With a client it is used as it is, and never changed; see `warnings` for what
-    about it does not fit. Without one, a client is built at the first request: one
-    attempt per call, time-outs that fit inference, a connection per call in flight.
+    Without a client, one is built at the first request: one attempt per call,
+    time-outs that fit inference, a connection per call in flight. A host's own client
+    is used as it is, and never changed; what about it does not fit inference is
+    logged once, when it is first used, and told by `warnings`.
 
     Args:
         client: a boto3 client of service `bedrock-runtime`.
@@ -52,6 +70,10 @@ class BedrockBackend:
         options: what requests carry beyond the config, by model name.
         hand_over: whether encoded bodies are handed to botocore as they are; see
             `agentloop.backends.bedrock.handover` for what that means.
+
+    Raises:
+        TypeError: no client of Bedrock's runtime, or a choice of the wrong kind.
+        ValueError: a value that a choice cannot have.
     """
 
     def __init__(  # noqa: PLR0913 - the public face names every choice
@@ -67,13 +89,22 @@ class BedrockBackend:
         options: Mapping[str, ModelOptions] | None = None,
         hand_over: bool = True,
     ) -> None:
-        self._client = client
-        self._settings = ClientSettings(
+        settings = ClientSettings(
             region=region,
             endpoint_url=endpoint_url,
             max_in_flight=max_in_flight,
             read_timeout=read_timeout,
         )
+        check_settings(settings)
+        if client is not None:
+            check_client(client)
+        check_model_ids(model_ids)
+        check_capabilities(capabilities, Capabilities)
+        check_options(options, ModelOptions, FIELD_KINDS)
+        for model, chosen in (options or {}).items():
+            check_texts(f"options[{model!r}].metadata", chosen.metadata)
+        self._client = client
+        self._settings = settings
         self._model_ids = model_ids
         self._capabilities = capabilities
         self._options = dict(options or {})
@@ -126,9 +157,20 @@ class BedrockBackend:
         if self._door is None:
             with self._lock:
                 if self._door is None:
-                    client = self._client or build_client(self._settings)
+                    client = self._used_client()
                     self._door = Door(client, sample_body, hand_over=self._hand_over)
         return self._door
+
+    def _used_client(self) -> Any:
+        """One of our own, or the host's, with a word about what does not fit.
+
+        Retries of a client's own multiply ours, and nothing else would show it.
+        """
+        if self._client is None:
+            return build_client(self._settings)
+        for warning in client_warnings(self._client, self._settings.max_in_flight):
+            _LOG.warning("Bedrock: %s", warning)
+        return self._client
 
     def opened(self) -> Door | None:
         """The way to the client if it has been used."""
@@ -150,7 +192,7 @@ class BedrockBackend:
             case Mapping():
                 return self._model_ids.get(name, name)
             case _:
-                return self._model_ids(name)
+                return str(check_found("model_ids", self._model_ids(name), str))
 
     def _record(self, name: str) -> Capabilities:
         own = self._capabilities
@@ -158,4 +200,6 @@ class BedrockBackend:
             found = own.get(name)
         else:
             found = own(name) if own is not None else None
+            if found is not None:
+                check_found("capabilities", found, Capabilities)
         return found or capabilities_of(self._model_id(name), name)

@@ -88,6 +88,22 @@ class ModelOptions:
     metadata: Mapping[str, str] = field(factory=dict)
 
 
+FIELD_KINDS: Final[Mapping[str, Any]] = {
+    "top_p": int | float,
+    "stop_sequences": tuple | list,
+    "thinking": Thinking,
+    "guardrail": Guardrail,
+    "cache": CachePoints,
+    "service_tier": str,
+    "latency": str,
+    "effort": str,
+    "request_fields": Mapping,
+    "response_field_paths": tuple | list,
+    "metadata": Mapping,
+}
+"""What the fields of `ModelOptions` hold, for the check of what a host gave."""
+
+
 @frozen(kw_only=True)
 class Model:
     """A model as requests see it: its id, what it takes, what the host wants."""

@@ -9,6 +9,13 @@ from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any, TypeAlias, get_args
 
+from agentloop.backends.common.doors import (
+    check_capabilities,
+    check_found,
+    check_model_ids,
+    check_options,
+    refuse,
+)
 from agentloop.backends.cortex.account import Auth, ConnectionAuth, HostAuth
 from agentloop.backends.cortex.capabilities import (
     Capabilities,
@@ -18,7 +25,12 @@ from agentloop.backends.cortex.capabilities import (
     dialect_of,
 )
 from agentloop.backends.cortex.http import Http
-from agentloop.backends.cortex.options import Model, ModelOptions, first_problem
+from agentloop.backends.cortex.options import (
+    FIELD_KINDS,
+    Model,
+    ModelOptions,
+    first_problem,
+)
 from agentloop.backends.cortex.rest import Doors, RestSession
 from agentloop.backends.cortex.sql import SqlSession
 from agentloop.core.catalog import RequestError
@@ -54,6 +66,7 @@ class CortexBackend:
         max_in_flight: how many connections a pool of our own keeps.
 
     Raises:
+        TypeError: no connection, or a choice of the wrong kind.
         ValueError: a transport that does not exist, or nothing to authorise with.
     """
 
@@ -71,6 +84,9 @@ class CortexBackend:
         max_in_flight: int = 32,
     ) -> None:
         _check_choices(connection, transport, auth)
+        check_model_ids(model_ids)
+        check_capabilities(capabilities, Capabilities)
+        check_options(options, ModelOptions, FIELD_KINDS)
         self._connection = connection
         self._transport: Transport = transport
         self._emulates = emulate_tools and transport == "sql"
@@ -141,7 +157,7 @@ class CortexBackend:
             case Mapping():
                 return self._model_ids.get(name, name)
             case _:
-                return self._model_ids(name)
+                return str(check_found("model_ids", self._model_ids(name), str))
 
     def _record(self, name: str, id_: str) -> Capabilities:
         own = self._capabilities
@@ -149,6 +165,8 @@ class CortexBackend:
             found = own.get(name)
         else:
             found = own(name) if own is not None else None
+            if found is not None:
+                check_found("capabilities", found, Capabilities)
         return found or capabilities_of(id_)
 
 
@@ -159,5 +177,11 @@ def _check_choices(connection: Any, transport: str, auth: Auth | None) -> None:
     if connection is None and (transport == "sql" or auth is None):
         way_out = "" if transport == "sql" else ", or auth"
         raise ValueError(f"the {transport} transport needs a connection{way_out}")
+    if isinstance(connection, str | int | Mapping | type):  # others stay untouched
+        raise refuse(
+            "connection", "a connection of the Snowflake connector", connection
+        )
+    if auth is not None and not callable(auth):
+        raise refuse("auth", "a function", auth)
     if auth is not None and transport == "sql":
         raise ValueError("auth is for the rest transport; sql uses the connection")

@@ -69,6 +69,18 @@ class ModelOptions:
     request_fields: Mapping[str, Any] = field(factory=dict)
 
 
+FIELD_KINDS: Final[Mapping[str, Any]] = {
+    "top_p": int | float,
+    "stop_sequences": tuple | list,
+    "thinking": Thinking,
+    "effort": str,
+    "cache": CachePoints,
+    "betas": tuple | list,
+    "request_fields": Mapping,
+}
+"""What the fields of `ModelOptions` hold, for the check of what a host gave."""
+
+
 @frozen(kw_only=True)
 class Model:
     """A model as requests see it: its name, its wire, what it takes, what is wanted.

@@ -20,8 +20,8 @@ def bedrock_client(url: str, **config: object) -> Any:
 
     Args:
         url: Where the fake listens.
-        **config: Options of `botocore.config.Config`; they override the defaults of one
-            attempt per call, 64 pooled connections and short timeouts.
+        **config: Options of `botocore.config.Config`; they override what a client for
+            inference needs: one attempt per call, patience, a connection per call.
 
     Raises:
         MissingExtraError: Boto3 is not installed.
@@ -33,7 +33,8 @@ def bedrock_client(url: str, **config: object) -> Any:
         "retries": {"mode": "standard", "total_max_attempts": 1},
         "max_pool_connections": 64,
         "connect_timeout": 10,
-        "read_timeout": 60,
+        "read_timeout": 600,
+        "tcp_keepalive": True,
         # Set in code, it wins over AWS_BEARER_TOKEN_BEDROCK; bearer tokens are refused
         # over plain HTTP.
         "signature_version": "v4",
