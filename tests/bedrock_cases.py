@@ -47,6 +47,8 @@ TITAN = "amazon.titan-text-premier-v1:0"
 FAMILIES = (
     CLAUDE,
     "anthropic.claude-opus-4-6-v1",
+    "anthropic.claude-opus-4.6",
+    "anthropic.claude-sonnet-4.5",
     "anthropic.claude-3-haiku-20240307-v1:0",
     NOVA,
     LLAMA,

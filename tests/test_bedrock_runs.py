@@ -27,6 +27,7 @@ from agentloop.testing.fake_bedrock import (
     truncates,
 )
 from agentloop.testing.fixed import HandClock
+from tests.test_contract_examples import new_conversation
 
 SCOPE = Scope(1, 407)
 MODEL = "anthropic.claude-sonnet-4-5"
@@ -106,6 +107,22 @@ def room(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Room]:
     made = Room(tmp_path, request.param)
     yield made
     made.close()
+
+
+def test_the_contracts_first_example_runs_on_its_model(tmp_path: Path) -> None:
+    """Example 10.1 as it is written: a dotted Claude id with a schema and tools."""
+    body = new_conversation("https://rooms.example.com/mcp")
+    answer = '{"text": "Booked."}'
+    approve = calls(("user-approve", {"slot": "Fri 10:00"}), ids=["tooluse_1"])
+    with FakeBedrock(approve, says(answer)) as bedrock:
+        loop = AgentLoop(BedrockBackend(bedrock.client()))
+        made = loop.create_conversation(body, scope=SCOPE)
+        paused = loop.run(made.id, "Is room 3 free?", scope=SCOPE)
+        ended = loop.resume(paused, {"user-approve": "yes"}, scope=SCOPE)
+        loop.close()
+    assert ended.error is None
+    assert ended.final_structured_output == {"text": "Booked."}
+    assert "outputConfig" in bedrock.requests[0].body
 
 
 def test_an_answer(room: Room) -> None:

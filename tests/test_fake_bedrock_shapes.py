@@ -12,6 +12,7 @@ import attrs
 import botocore
 import pytest
 
+from agentloop.backends.bedrock import capabilities_of
 from agentloop.testing.fake_bedrock import FakeBedrock, says, violations
 from agentloop.testing.fake_bedrock.facts import bare_model_id, facts_of
 from agentloop.testing.fake_bedrock.rules import converse
@@ -263,6 +264,28 @@ def test_claude_generations_differ(
     facts = facts_of(model_id)
     assert (facts.tools, facts.prefill) == (tools_, prefill)
     assert (bool(facts.cache), facts.json_schema) == (cache_, json_schema)
+
+
+@pytest.mark.parametrize(
+    ("dashed", "dotted"),
+    [
+        ("claude-3-5-sonnet-20240620-v1:0", "claude-3.5-sonnet-20240620-v1:0"),
+        ("claude-3-5-sonnet-20241022-v2:0", "claude-3.5-sonnet-20241022-v2:0"),
+        ("claude-3-7-sonnet-20250219-v1:0", "claude-3.7-sonnet"),
+        ("claude-opus-4-1-20250805-v1:0", "claude-opus-4.1"),
+        ("claude-haiku-4-5-20251001-v1:0", "claude-haiku-4.5"),
+        ("claude-sonnet-4-5-20250929-v1:0", "claude-sonnet-4.5"),
+        ("claude-sonnet-4-6", "claude-sonnet-4.6"),
+        ("claude-opus-4-6-v1", "claude-opus-4.6"),
+    ],
+)
+def test_a_dot_before_the_minor_version_changes_nothing(
+    dashed: str, dotted: str
+) -> None:
+    """The contract writes `claude-opus-4.6`, Bedrock itself `claude-opus-4-6-v1`."""
+    assert facts_of(f"anthropic.{dotted}") == facts_of(f"anthropic.{dashed}")
+    ours = capabilities_of(f"anthropic.{dotted}")
+    assert ours == capabilities_of(f"anthropic.{dashed}")
 
 
 def test_the_shapes_match_the_installed_botocore() -> None:

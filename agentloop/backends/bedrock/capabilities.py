@@ -114,7 +114,7 @@ _ARN_TAIL: Final = re.compile(
 _CLAUDE: Final = re.compile(
     r"claude-(?:(\d)(?:[-.](\d))?-[a-z]|[a-z]+-(\d{1,2})(?:[-.](\d{1,2}))?(?!\d))"
 )
-_FIRST_SONNET_35: Final = "claude-3-5-sonnet-20240620"
+_FIRST_SONNET_35: Final = re.compile(r"claude-3[-.]5-sonnet-20240620")
 
 
 def capabilities_of(model_id: str, name: str = "") -> Capabilities:
@@ -146,7 +146,7 @@ def _found(model_id: str) -> Capabilities | None:
 def _claude(bare: str) -> Capabilities:
     """Claude by version: what came with 3.0, 3.5, 3.7, 4.5 and 4.6."""
     version = _claude_version(bare)
-    caches = version >= (3, 5) and _FIRST_SONNET_35 not in bare
+    caches = version >= (3, 5) and not _FIRST_SONNET_35.search(bare)
     tools = version >= (3, 0)
     ways = {"budget": version >= (3, 7), "adaptive": version >= (4, 6)}
     return Capabilities(

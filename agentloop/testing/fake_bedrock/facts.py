@@ -16,8 +16,10 @@ _REGION: Final = re.compile(r"^(?:us-gov|us|eu|apac|jp|au|ca|sa|me|af|global)\."
 _ARN_TAIL: Final = re.compile(
     r"^arn:[^:]*:bedrock:[^:]*:[^:]*:(?:foundation-model|inference-profile)/(.+)$"
 )
-_OLD_CLAUDE: Final = re.compile(r"claude-(\d)(?:-(\d))?-(?:opus|sonnet|haiku)")
-_NEW_CLAUDE: Final = re.compile(r"claude-[a-z]+-(\d{1,2})(?:-(\d{1,2}))?(?!\d)")
+# Bedrock's own ids have a dash before the minor version, gateways' names a dot.
+_OLD_CLAUDE: Final = re.compile(r"claude-(\d)(?:[-.](\d))?-(?:opus|sonnet|haiku)")
+_NEW_CLAUDE: Final = re.compile(r"claude-[a-z]+-(\d{1,2})(?:[-.](\d{1,2}))?(?!\d)")
+_FIRST_SONNET_35: Final = re.compile(r"claude-3[-.]5-sonnet-20240620")
 
 ALL_CHOICES: Final = frozenset({"auto", "any", "tool"})
 CACHE_EVERYWHERE: Final = frozenset({"tools", "system", "messages"})
@@ -123,7 +125,7 @@ def claude_version(bare: str) -> tuple[int, int]:
 
 def _claude(bare: str) -> ModelFacts:
     version = claude_version(bare)
-    caches = version >= (3, 5) and "claude-3-5-sonnet-20240620" not in bare
+    caches = version >= (3, 5) and not _FIRST_SONNET_35.search(bare)
     return ModelFacts(
         family="claude",
         tools=version >= (3, 0),
