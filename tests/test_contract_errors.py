@@ -21,10 +21,12 @@ from agentloop.core.routing import Offer
 from agentloop.core.run import Usage
 from agentloop.ports import (
     EngineUnavailableError,
+    MissingExtraError,
     RunRef,
     StoreUnavailableError,
     ToolAnswer,
 )
+from agentloop.runtime import service
 from agentloop.stores.memory import MemoryStore
 from agentloop.testing.fixed import HandClock
 from agentloop.testing.scripted import calls, content, fails, says
@@ -145,16 +147,53 @@ CREATION = [
         "$.output_format_schema.$ref must stay inside the schema, "
         "not 'https://x.example/s'",
     ),
+    (
+        {"tools": [{"name": "a", "input_schema": {"type": "objekt"}}]},
+        "invalid-config",
+        """$.tools[0].input_schema.type: "objekt" is not valid under any of the """
+        "schemas listed in the 'anyOf' keyword",
+    ),
+    (
+        {
+            "client_tools": [
+                {
+                    "alias": "user",
+                    "tools": [{"name": "a", "input_schema": {"required": "a"}}],
+                }
+            ]
+        },
+        "invalid-config",
+        "$.client_tools[0].tools[0].input_schema.required: "
+        """"a" is not of type "array\"""",
+    ),
 ]
+
+
+def test_a_host_without_validators_takes_the_callers_schemas(
+    idle: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The extra `tools` is not needed for tools that the caller answers."""
+
+    def missing(schema: Any) -> None:
+        raise MissingExtraError("jsonschema_rs", "tools")
+
+    monkeypatch.setattr(service, "compile_schema", missing)
+    tools = [{"name": "a", "input_schema": {"type": "objekt"}}]
+    body = {"defaults": {"model": "m", "tools": tools}}
+    assert idle.post("/agents/conversations", body).status_code == 201
 
 
 @pytest.mark.parametrize(("defaults", "slug_", "detail"), CREATION)
 def test_a_config_is_refused_at_creation_and_after_a_merge(
     idle: World, defaults: dict[str, Any], slug_: str, detail: str
 ) -> None:
-    """The same rules, with the same words, on defaults and on what is merged."""
+    """The same rules, with the same words, on defaults and on what is merged.
+
+    A path leads from the top of the body; what is merged is a config of its own.
+    """
     body = {"defaults": {"model": "m", **defaults}}
-    refused(idle.post("/agents/conversations", body), slug_, detail)
+    created = detail.replace("$.", "$.defaults.", 1) if detail[0] == "$" else detail
+    refused(idle.post("/agents/conversations", body), slug_, created)
     overridden = idle.start(idle.conversation(), config_override=defaults)
     refused(overridden, slug_, detail)
 

@@ -198,7 +198,7 @@ def _check_numbers(config: Config) -> None:
 def _check_schemas(config: Config) -> None:
     if config.output_format_schema is not None:
         _check_references(config.output_format_schema, "$.output_format_schema")
-    for path, spec in _declared(config):
+    for path, spec in declared_tools(config):
         _check_references(spec.input_schema, f"{path}.input_schema")
 
 
@@ -237,11 +237,16 @@ def _path(steps: _Steps | None) -> str:
     return shown
 
 
-def _declared(config: Config) -> Iterator[tuple[str, ToolSpec]]:
-    """Every declared tool with its JSON path."""
+def declared_tools(config: Config) -> Iterator[tuple[str, ToolSpec]]:
+    """Every tool that a config declares, with its JSON path."""
     for i, server in enumerate(config.mcp_servers or ()):
         for j, spec in enumerate(server.tools or ()):
             yield f"$.mcp_servers[{i}].tools[{j}]", spec
+    yield from callers_tools(config)
+
+
+def callers_tools(config: Config) -> Iterator[tuple[str, ToolSpec]]:
+    """Every tool that the caller answers, with its JSON path."""
     for i, group in enumerate(config.client_tools or ()):
         for j, spec in enumerate(group.tools):
             yield f"$.client_tools[{i}].tools[{j}]", spec

@@ -7,7 +7,8 @@ are synchronous; an asynchronous face calls them where blocking is allowed.
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from attrs import evolve, fields_dict
@@ -17,12 +18,13 @@ from agentloop.core.config import (
     Config,
     Override,
     ToolChoice,
+    callers_tools,
     merge,
     split_wire_name,
     validate,
     with_registered,
 )
-from agentloop.core.content import Message
+from agentloop.core.content import JsonObject, Message
 from agentloop.core.history import check_nothing_pending, check_outputs
 from agentloop.core.phases import Infer, Log
 from agentloop.core.request import (
@@ -57,6 +59,7 @@ from agentloop.ports import (
     Ids,
     JobContext,
     JobRow,
+    MissingExtraError,
     NewConversationRow,
     NewRunRow,
     Reader,
@@ -85,7 +88,9 @@ log = logging.getLogger("agentloop")
 MAX_PER_PAGE = 200
 _LAST_PAGE = 2**40
 """So that the place of its first record is a number that every store takes."""
+_LARGEST_ID = 2**63
 _FIELDS = tuple(fields_dict(Config))
+_TOOL_FIELDS = frozenset({"client_tools", "tools"})
 CHOICE_CHECK_TIMEOUT = 5.0
 """Seconds for the one look at a discovered server before a run is written."""
 
@@ -106,7 +111,10 @@ class Service:
         """Check and store a conversation (contract section 2.1)."""
         scope = as_scope(scope)
         new = _value(request, NewConversation, "invalid-request")
-        self._check_config(self._offering(new.defaults))
+        with _inside("$.defaults"):
+            config = self._offering(new.defaults)
+            self._check_config(config)
+            _check_callers_schemas(config)
         row = self.store.create_conversation(
             NewConversationRow(
                 id=self._ids.new(),
@@ -229,18 +237,15 @@ class Service:
     def _effective(self, row: ConversationRow, override: Override | None) -> Config:
         config = self._offering(merge(present.body_of(row).defaults, override))
         self._check_config(config)
+        if override is not None and _TOOL_FIELDS & override.changes.keys():
+            _check_callers_schemas(config)  # those of the defaults are checked
         return config
 
     def _check_config(self, config: Config) -> None:
         """The rules on configs, and that its schema is one at all."""
         validate(config, self.resources.servers)
-        if config.output_format_schema is None:
-            return
-        try:
-            compile_schema(config.output_format_schema)
-        except WireError as error:
-            problem = f"$.output_format_schema{error.path[1:]}: {error.problem}"
-            raise RequestError("invalid-config", problem=problem) from None
+        if config.output_format_schema is not None:
+            _check_schema("$.output_format_schema", config.output_format_schema)
 
     def _offering(self, config: Config) -> Config:
         return with_registered(config, self.resources.servers)
@@ -437,11 +442,43 @@ class Service:
         return row
 
 
+@contextmanager
+def _inside(path: str) -> Iterator[None]:
+    """Have refusals of a config name their place in the body that it came in."""
+    try:
+        yield
+    except RequestError as error:
+        problem = str(error.facts.get("problem", ""))
+        if error.slug != "invalid-config" or not problem.startswith("$"):
+            raise
+        raise RequestError("invalid-config", problem=path + problem[1:]) from None
+
+
+def _check_schema(path: str, schema: JsonObject) -> None:
+    try:
+        compile_schema(schema)
+    except WireError as error:
+        problem = f"{path}{error.path[1:]}: {error.problem}"
+        raise RequestError("invalid-config", problem=problem) from None
+
+
+def _check_callers_schemas(config: Config) -> None:
+    """That the tools which the caller answers have schemas that are some at all.
+
+    Providers refuse others only when the run has begun. What an MCP server declares
+    is mended by the backends, and a host that cannot compile schemas is let be.
+    """
+    with suppress(MissingExtraError):
+        for path, spec in callers_tools(config):
+            _check_schema(f"{path}.input_schema", spec.input_schema)
+
+
 def as_scope(scope: Scope | Mapping[str, Any]) -> Scope:
     """The scope of a call, also from a plain dict.
 
     Raises:
         TypeError: it is neither, or its ids are no integers.
+        ValueError: an id is beyond what every store takes.
     """
     if isinstance(scope, Mapping):
         if scope.keys() != {"company_id", "user_id"}:
@@ -452,6 +489,8 @@ def as_scope(scope: Scope | Mapping[str, Any]) -> Scope:
     for value in (scope.company_id, scope.user_id):
         if type(value) is not int:
             raise TypeError(f"a scope's ids are integers, not {value!r}")
+        if not -_LARGEST_ID <= value < _LARGEST_ID:
+            raise ValueError(f"a scope's ids have 64 bits at most, not {value}")
     return scope
 
 
