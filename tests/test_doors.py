@@ -12,7 +12,17 @@ from agentloop.backends.cortex import CortexBackend
 from agentloop.stores.memory import MemoryStore
 from agentloop.stores.postgres import PostgresStore
 from agentloop.stores.sqlite import SQLiteStore
-from agentloop.testing.scripted import ScriptedBackend, says
+from agentloop.testing.fake_bedrock import FakeBedrock
+from agentloop.testing.fake_bedrock import calls as bedrock_calls
+from agentloop.testing.fake_bedrock import says as bedrock_says
+from agentloop.testing.scripted import (
+    ScriptedBackend,
+    ScriptError,
+    calls,
+    says,
+    script_from,
+)
+from agentloop.wire import WireError
 from tests.faces import DEFAULTS, FACES, SCOPE, Rooms, both_faces
 
 
@@ -227,6 +237,43 @@ def test_a_script_is_of_replies(step: Any) -> None:
         ScriptedBackend(step)
     with pytest.raises(TypeError, match="a script is of replies such as says"):
         backend().add(step)
+
+
+@pytest.mark.parametrize("step", ["hello", None, [bedrock_says("x")]], ids=repr)
+def test_a_fakes_script_is_of_replies(step: Any) -> None:
+    """FakeBedrock says so at once as well, wherever a reply is given."""
+    words = "a script is of replies such as says"
+    for give in (FakeBedrock, lambda one: FakeBedrock(default=one)):
+        with pytest.raises(TypeError, match=words):
+            give(step if step is not None else 1)
+    with FakeBedrock() as bedrock:
+        for give in (bedrock.script, bedrock.always):
+            with pytest.raises(TypeError, match=words):
+                give(step)
+
+
+@pytest.mark.parametrize("verbs", [(says, calls), (bedrock_says, bedrock_calls)])
+def test_the_verbs_of_a_script_say_what_they_take(verbs: Any) -> None:
+    """A call that is no pair, and a text that is none, are told where they stand."""
+    say, call = verbs
+    with pytest.raises(TypeError, match=r"a call is a pair such as .* not 'a'"):
+        call("a", {})
+    with pytest.raises(TypeError, match="a call is a pair such as"):
+        call(("a", {}, "more"))
+    with pytest.raises(TypeError, match="says takes a text, not 5"):
+        say(5)
+
+
+def test_replies_that_nobody_asked_for_are_shown() -> None:
+    """What is left of a script is named by what it would have said."""
+    with pytest.raises(ScriptError, match=r"1 replies were never asked for:\n.*'left'"):
+        ScriptedBackend(says("left")).assert_done()
+
+
+def test_a_scripted_failure_is_of_a_known_kind() -> None:
+    """In a file as well; the kinds there are are listed."""
+    with pytest.raises(WireError, match=r"\$\[0\]: .*a failure is one of .*throttled"):
+        script_from([{"fails": {"kind": "throttled"}}])
 
 
 @both_faces

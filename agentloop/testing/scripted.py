@@ -8,11 +8,11 @@ verbs below; what the model was shown is kept in `seen`.
 import hashlib
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from attrs import frozen
 
-from agentloop.core.catalog import Failure, FailureKind
+from agentloop.core.catalog import FAILURES, Failure, FailureKind
 from agentloop.core.config import Config, ToolChoice, ToolSpec
 from agentloop.core.content import Block, Message, Reasoning, Text, ToolUse
 from agentloop.core.phases import Infer, ModelFailed, ModelReplied, StopReason
@@ -72,7 +72,13 @@ def says(
     usage: tuple[int, int] | None = (10, 5),
     stop: StopReason = "end_turn",
 ) -> Reply:
-    """The model answers with a text."""
+    """The model answers with a text.
+
+    Raises:
+        TypeError: it is no text.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"says takes a text, not {text!r:.60}")
     return Reply(content=(Text(text),), stop=stop, usage=_usage(usage))
 
 
@@ -86,7 +92,12 @@ def calls(
     """The model calls tools: `calls(("rooms-free_slots", {"day": "Fri"}))`.
 
     Ids are `tooluse_1`, `tooluse_2` ... within the turn unless `ids` names them.
+
+    Raises:
+        TypeError: a call is no pair of a name and its arguments.
     """
+    for use in uses:
+        check_call(use)
     named = (
         list(ids) if ids is not None else [f"tooluse_{i + 1}" for i in range(len(uses))]
     )
@@ -96,6 +107,19 @@ def calls(
         for id_, (name, arguments) in zip(named, uses, strict=True)
     ]
     return Reply(content=tuple(blocks), stop=stop, usage=_usage(usage))
+
+
+def check_call(given: object) -> None:
+    """That a scripted call is a pair of a name and its arguments.
+
+    Raises:
+        TypeError: it is not; the arguments may be anything, as a model's may.
+    """
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        raise TypeError(
+            f"a call is a pair such as ('rooms-book', {{'day': 'Fri'}}), not "
+            f"{given!r:.60}"
+        )
 
 
 def thinks(reasoning: str, signature: str, then: Reply) -> Reply:
@@ -142,6 +166,12 @@ def script_from(value: Any) -> list[Reply]:
     return [_reply_from(f"$[{i}]", step) for i, step in enumerate(value)]
 
 
+def _kind(given: Any) -> FailureKind:
+    if not isinstance(given, str) or given not in FAILURES:
+        raise TypeError(f"a failure is one of {', '.join(FAILURES)}, not {given!r:.60}")
+    return cast("FailureKind", given)
+
+
 def _reply_from(path: str, step: Any) -> Reply:
     verbs = [
         v for v in ("says", "calls", "fails") if isinstance(step, dict) and v in step
@@ -162,9 +192,8 @@ def _reply_from(path: str, step: Any) -> Reply:
                 stop = step.get("stop", "tool_use")
                 return calls(*uses, text=step.get("text"), usage=usage, stop=stop)
             case _:
-                return fails(
-                    step["fails"], step.get("text", "scripted"), code=step.get("code")
-                )
+                kind, text = _kind(step["fails"]), step.get("text", "scripted")
+                return fails(kind, text, code=step.get("code"))
     except (KeyError, TypeError, IndexError) as error:
         raise WireError(path, f"cannot be understood: {error!r}") from None
 
@@ -242,7 +271,10 @@ class ScriptedBackend:
             ScriptError: saying what was left or asked for too much.
         """
         if self._script:
-            raise ScriptError(f"{len(self._script)} replies were never asked for")
+            left = "".join(f"\n  {step!r:.200}" for step in self._script)
+            raise ScriptError(
+                f"{len(self._script)} replies were never asked for:{left}"
+            )
         if self._surplus:
             raise ScriptError(f"{len(self._surplus)} requests came after the script")
 

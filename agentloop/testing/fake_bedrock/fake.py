@@ -23,7 +23,7 @@ from agentloop.testing.fake_bedrock.records import (
     Refused,
     described,
 )
-from agentloop.testing.fake_bedrock.replies import Failure, Reply, fails
+from agentloop.testing.fake_bedrock.replies import Failure, Reply, checked, fails
 from agentloop.testing.fake_bedrock.rules import Violation, first_violation, malformed
 from agentloop.testing.fake_bedrock.values import Json
 
@@ -62,6 +62,9 @@ class FakeBedrock:
         latency: Seconds to wait before every reply.
         judge: What decides whether a request is legal; `accept_anything` for none.
         keep: How many requests to remember; all of them when left out.
+
+    Raises:
+        TypeError: Something in the script is no reply.
     """
 
     def __init__(
@@ -72,8 +75,8 @@ class FakeBedrock:
         judge: Judge = first_violation,
         keep: int | None = None,
     ) -> None:
-        self._script = deque(replies)
-        self._default = default
+        self._script = deque(map(checked, replies))
+        self._default = None if default is None else checked(default)
         self._latency = latency
         self._judge = judge
         self._lock = threading.Lock()
@@ -129,14 +132,15 @@ class FakeBedrock:
 
     def script(self, *replies: Reply) -> Self:
         """Add replies to the script."""
+        more = [checked(reply) for reply in replies]
         with self._lock:
-            self._script.extend(replies)
+            self._script.extend(more)
         return self
 
     def always(self, reply: Reply) -> Self:
         """Answer with this whenever the script is used up."""
         with self._lock:
-            self._default = reply
+            self._default = checked(reply)
         return self
 
     def assert_done(self) -> None:

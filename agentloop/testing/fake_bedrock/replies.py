@@ -13,13 +13,14 @@ A reply says nothing about the API it is asked through: the same value is served
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast, get_args
 
 from attrs import evolve, field, frozen
 
 from agentloop.testing.fake_bedrock.records import Received
 from agentloop.testing.fake_bedrock.rules.reasoning import sign
 from agentloop.testing.fake_bedrock.values import Json
+from agentloop.testing.scripted import check_call
 
 Call: TypeAlias = tuple[str, object]
 Usage: TypeAlias = Mapping[str, object] | tuple[int, int]
@@ -177,6 +178,17 @@ class Computed:
 Reply: TypeAlias = Message | Failure | Page | Broken | Stalled | Computed
 
 
+def checked(reply: Any) -> Reply:
+    """A reply as it is; what is none would fail the request that reaches it.
+
+    Raises:
+        TypeError: it is no reply.
+    """
+    if not isinstance(reply, get_args(Reply)):
+        raise TypeError(f"a script is of replies such as says('…'), not {reply!r:.60}")
+    return cast("Reply", reply)
+
+
 def says(text: str, *, usage: Usage | None = None, stop: str | None = None) -> Message:
     """A text answer.
 
@@ -184,7 +196,12 @@ def says(text: str, *, usage: Usage | None = None, stop: str | None = None) -> M
         text: What the model says.
         usage: Token counts, as `(input, output)` or from `tokens(...)`.
         stop: Another stop reason, also one nobody knows yet.
+
+    Raises:
+        TypeError: What is said is no text.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"says takes a text, not {text!r:.60}")
     return Message(({"text": text},), stop, usage)
 
 
@@ -204,7 +221,12 @@ def calls(
         ids: Tool use ids, in call order; the fake makes up those left out.
         usage: Token counts.
         stop: Another stop reason, like `end_turn` despite the calls.
+
+    Raises:
+        TypeError: A call is no pair of a name and its input.
     """
+    for call in wanted:
+        check_call(call)
     given = tuple(ids)
     if given and len(given) != len(wanted):
         raise ValueError(
