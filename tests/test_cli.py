@@ -43,6 +43,10 @@ class Desk:
         self.folder = folder
         self.config = self.write("config.json", CONFIG)
 
+    @property
+    def store(self) -> str:
+        return str(self.folder / "agents.db")
+
     def write(self, name: str, value: Any) -> str:
         (self.folder / name).write_text(json.dumps(value))
         return str(self.folder / name)
@@ -214,6 +218,24 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "a folder": (["show", "x", "--store", "/"], "--store '/' names no file"),
     "a secret": (["show", "x", "--store", "pg://me:pw@h/db"], "--store 'pg://h/db'"),
     "doctor": (["doctor", "--backend", "x"], "nothing to examine"),
+    "no endpoint": (
+        ["run", "CONFIG", "Hi", "--store", "memory:", "--endpoint-url", "nonsense"],
+        "endpoint_url must be such as https://HOST, not 'nonsense'",
+    ),
+    "no region": (
+        ["run", "CONFIG", "Hi", "--store", "memory:", "--region", "bad region!"],
+        "region must be such as us-east-1, not 'bad region!'",
+    ),
+    "a company beyond stores": (
+        ["run", "CONFIG", "Hi", "--company", "9" * 30, "--store", "memory:"],
+        "a scope's ids have 64 bits at most",
+    ),
+    "nothing said": (["run", "CONFIG", " \n"], "MESSAGE is blank"),
+    "no message": (["run", "CONFIG"], "give a MESSAGE, or --conversation"),
+    "an unknown conversation": (
+        ["run", "-", "--conversation", "x", "--store", "memory:"],
+        "Resource not found",
+    ),
 }
 
 
@@ -232,6 +254,105 @@ def test_mistakes_are_one_line_and_exit_code_two(
     assert "Traceback" not in done.output
     assert "pw" not in done.output
     assert not list(desk.folder.glob("typo*"))
+
+
+CONFIG_FILES: dict[str, Any] = {
+    'needs an object such as {"defaults": {"model": "..."}}': {"model": "x"},
+    "needs an object such as": [1],
+    "$.defaults.max_iterations must be": {
+        "defaults": {"model": "x", "max_iterations": 0}
+    },
+}
+
+
+@pytest.mark.parametrize("words", CONFIG_FILES)
+def test_a_config_file_is_named_with_what_is_wrong(desk: Desk, words: str) -> None:
+    """The line says which file, and what shape it should have."""
+    desk.config = desk.write("agent.json", CONFIG_FILES[words])
+    done = desk.run([])
+    assert done.exit_code == 2, done.output
+    assert f"agent.json: {words}" in done.output
+
+
+MODULES = {
+    "raises": ("raise RuntimeError('out\\nof order')", "RuntimeError: out of order"),
+    "is no Python": ("def tools(:", "SyntaxError: "),
+    "lacks the name": ("", "AttributeError: "),
+}
+
+
+@pytest.mark.parametrize("case", MODULES)
+def test_a_module_of_tools_that_cannot_be_used_is_one_line(
+    desk: Desk, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the user's module raises is told with the flag that named it."""
+    monkeypatch.syspath_prepend(desk.folder)
+    code, words = MODULES[case]
+    name = f"agentloop_odd_{case.replace(' ', '_')}"
+    (desk.folder / f"{name}.py").write_text(code)
+    done = desk.run([], "--tools", f"a={name}:tools")
+    assert done.exit_code == 2, done.output
+    [line] = done.output.splitlines()
+    assert f"--tools 'a={name}:tools': {words}" in line
+
+
+def test_what_a_provider_says_is_no_markup(desk: Desk) -> None:
+    """Brackets and colons of a refusal, an answer and a tool come out as they are."""
+    odd = "no [/messages/0] of [user, assistant] :smile:"
+    refusal = {"fails": "invalid_request", "text": odd, "code": "[/odd]"}
+    refused = desk.run([refusal])
+    assert refused.exit_code == 1, refused.output
+    assert odd in " ".join(refused.output.split())
+    answered = desk.run([{"says": odd}])
+    assert answered.exit_code == 0, answered.output
+    assert odd in answered.output
+    conversation = answered.output.split()[1]
+    read = desk.agentloop("messages", conversation, "--store", desk.store)
+    assert odd in read.output
+    shown = desk.run([{"says": odd}], "--conversation", conversation)
+    assert shown.exit_code == 0, shown.output
+
+
+def test_a_run_that_waits_is_answered_later(desk: Desk) -> None:
+    """After exit code 3 the printed command asks for the answers, and goes on."""
+    script = [{"calls": [{"name": "confirm"}]}, {"says": "ok"}]
+    ended = desk.run(script, stdin="")  # the input ends at the prompt
+    assert ended.exit_code == 3, ended.output
+    command = ended.output.partition("To answer: ")[2].split()
+    assert command[:4] == ["agentloop", "run", "-", "--conversation"]
+    desk.write("script.json", script[1:])
+    answered = desk.agentloop(*command[1:], stdin="\nyes\n")  # a blank is no answer
+    assert answered.exit_code == 0, answered.output
+    again = desk.agentloop(*command[1:])
+    assert again.exit_code == 2, again.output
+    assert "waits for no answer; give a MESSAGE" in again.output
+
+
+def test_ctrl_c_at_the_prompt_leaves_the_run_waiting(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 130, and the line that says how to answer."""
+
+    def interrupted(prompt: str) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("agentloop.cli.run._line", interrupted)
+    done = desk.run([{"calls": [{"name": "confirm"}]}])
+    assert done.exit_code == 130, done.output
+    assert "waits for 1 answer. To answer: agentloop run - " in done.output
+    assert "agentloop worker" not in done.output
+
+
+def test_the_kept_demo_is_read_by_the_command_it_prints(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`demo --keep` ends with a whole command."""
+    monkeypatch.chdir(desk.folder)
+    told = desk.agentloop("demo", "--keep", "kept.db").output
+    command = " ".join(told.rpartition("read it with: ")[2].split()).split()
+    read = desk.agentloop(*command[1:])
+    assert read.exit_code == 0, read.output
+    assert "Room 3 is booked" in read.output
 
 
 def test_a_bad_script_names_its_place(desk: Desk) -> None:
@@ -272,6 +393,50 @@ def test_a_file_that_is_no_store_is_told(desk: Desk, content: str) -> None:
     assert done.exit_code == 2, done.output
     assert "Traceback" not in done.output
     assert "odd.db" in done.output
+
+
+def test_doctor_sees_that_the_folder_of_a_store_is_missing(desk: Desk) -> None:
+    """A first run would make the file, and never its folder."""
+    file = str(desk.folder / "nope" / "nope.db")
+    done = desk.agentloop("doctor", "--region", "x", "--store", file)
+    assert done.exit_code == 1, done.output
+    assert "there is no folder" in done.output
+    assert "the first run makes it" not in done.output
+
+
+WRONG_PLACES = {
+    "endpoint_url must be such as": ["--endpoint-url", "nonsense"],
+    "region must be such as": ["--region", "bad region!"],
+    "could not be found": ["--region", "us-east-1"],
+}
+
+
+@pytest.mark.parametrize("words", WRONG_PLACES)
+def test_doctor_says_in_a_line_what_aws_would_not_take(
+    desk: Desk, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An address, a region or a profile that is none ends in no traceback."""
+    monkeypatch.setenv("AWS_PROFILE", "no-such-profile")
+    done = desk.agentloop("doctor", *WRONG_PLACES[words])
+    assert done.exit_code == 1, done.output
+    assert words in done.output
+
+
+def test_doctor_tells_time_outs_and_retries(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of our client, those of a plain one, and what the environment says."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "7")
+    done = desk.agentloop("doctor", "--region", "us-east-1")
+    assert done.exit_code == 0, done.output
+    told = " ".join(done.output.split())
+    assert f"ok agentloop {version('agentloop')}" in told
+    assert "builds a client with 1 attempt per call, time-outs of 10 s" in told
+    assert "900 s to read, 32 connections" in told
+    assert "a plain boto3 client given to BedrockBackend has 7 attempts" in told
+    assert "AWS_MAX_ATTEMPTS=7 is set; a client that we build ignores it" in told
 
 
 def test_doctor_makes_no_store(desk: Desk) -> None:

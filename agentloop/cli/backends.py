@@ -114,14 +114,17 @@ class Maker:
                 transport=spec.get("transport", "rest"),
                 emulate_tools=bool(spec.get("emulate_tools", False)),
             )
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             parts.stop(str(error))
 
 
 def _bedrock(region: str | None, endpoint_url: str | None) -> Backend:
     from agentloop.backends.bedrock import BedrockBackend
 
-    return BedrockBackend(endpoint_url=endpoint_url, region=region)
+    try:
+        return BedrockBackend(endpoint_url=endpoint_url, region=region)
+    except (TypeError, ValueError) as error:
+        parts.stop(str(error))
 
 
 def connect(connection: str | Mapping[str, Any] | None) -> Any:

@@ -5,12 +5,14 @@ that answers like Bedrock and enforces its rules, tools are Python functions, an
 the store is a SQLite file.
 """
 
+import shlex
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from agentloop.backends.bedrock import BedrockBackend
 from agentloop.cli import parts, render
@@ -71,13 +73,13 @@ def demo(
     ] = None,
 ) -> None:
     """Watch a booking: a run pauses for a person, goes on, and another one fails."""
-    console = Console()
+    console = render.console()
     with tempfile.TemporaryDirectory(prefix="agentloop-demo-") as folder:
         file = keep or str(Path(folder) / "demo.db")
         with parts.plain_errors(), FakeBedrock(*SCRIPT) as bedrock:
             store = SQLiteStore(file)
             try:
-                _play(
+                conversation = _play(
                     AgentLoop(
                         BedrockBackend(bedrock.client()),
                         store,
@@ -88,10 +90,13 @@ def demo(
             finally:
                 store.close()
     if keep:
-        console.print(f"[dim]kept in {keep}: try agentloop messages[/]")
+        again = ["agentloop", "messages", conversation, "--store", keep]
+        scope = ["--company", str(SCOPE.company_id), "--user", str(SCOPE.user_id)]
+        console.print(f"kept; read it with: {shlex.join(again + scope)}", markup=False)
 
 
-def _play(loop: AgentLoop, console: Console) -> None:
+def _play(loop: AgentLoop, console: Console) -> str:
+    """The scenes of the demo, in one conversation, whose id is returned."""
     with loop:
         conversation = loop.create_conversation(
             name="room booking",
@@ -117,6 +122,7 @@ def _play(loop: AgentLoop, console: Console) -> None:
         say(console, "one more question, and the provider says no")
         failed = _drive(loop, id_, "And on Saturday?", console)
         _report(loop, id_, booked, failed, console)
+        return id_
 
 
 def _drive(loop: AgentLoop, id_: str, payload: Any, console: Console) -> Run:
@@ -130,7 +136,7 @@ def _drive(loop: AgentLoop, id_: str, payload: Any, console: Console) -> Run:
 
 def say(console: Console, text: str) -> None:
     """A heading between two runs."""
-    console.print(f"\n[bold]{text}[/]")
+    console.print(f"\n[bold]{escape(text)}[/]")
 
 
 def _report(

@@ -1,15 +1,17 @@
 """`agentloop doctor`: what is wrong with this installation, one line each."""
 
+import os
 import platform
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
-from agentloop.cli import backends, parts
+from agentloop.cli import backends, parts, render
 from agentloop.core.config import Auto, Config
 from agentloop.core.content import Message, Text
 from agentloop.core.phases import Infer, Log, ModelFailed
@@ -25,6 +27,7 @@ from agentloop.ports import (
 Grade: TypeAlias = Literal["ok", "note", "wrong"]
 Finding: TypeAlias = tuple[Grade, str]
 PACKAGES = {
+    "agentloop": "",
     "attrs": "core",
     "cattrs": "core",
     "msgspec": "tools",
@@ -35,6 +38,7 @@ PACKAGES = {
     "mcp": "mcp",
     "starlette": "http",
 }
+RETRY_VARIABLES = ("AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE")
 _MARKS = {"ok": "[green]ok[/]   ", "note": "[yellow]note[/] ", "wrong": "[red]wrong[/]"}
 _WAYS_OUT = {
     "denied": "grant the user's default role SNOWFLAKE.CORTEX_USER, or renew the token",
@@ -69,18 +73,23 @@ def doctor(
         parts.stop(
             f"--backend {backend!r} has nothing to examine; use bedrock or cortex"
         )
-    console = Console()
+    console = render.console()
     wrong = False
     with parts.plain_errors():
-        for grade, text in _findings(store, kind, connection, (region, endpoint_url)):
-            wrong = wrong or grade == "wrong"
-            console.print(f"{_MARKS[grade]} {text}", highlight=False, soft_wrap=True)
+        for finding in _findings(store, kind, connection, (region, endpoint_url)):
+            wrong = wrong or finding[0] == "wrong"
+            _tell(console, finding)
         if model is not None and not wrong:
             with backends.choose(backend, endpoint_url, region, None) as chosen:
-                grade, text = _ask(chosen.default, model)
-            wrong = grade == "wrong"
-            console.print(f"{_MARKS[grade]} {text}", highlight=False, soft_wrap=True)
+                finding = _ask(chosen.default, model)
+            wrong = finding[0] == "wrong"
+            _tell(console, finding)
     raise typer.Exit(1 if wrong else 0)
+
+
+def _tell(console: Console, finding: Finding) -> None:
+    grade, text = finding
+    console.print(f"{_MARKS[grade]} {escape(text)}", soft_wrap=True)
 
 
 def _findings(
@@ -102,12 +111,16 @@ def _versions() -> Iterator[Finding]:
         try:
             yield "ok", f"{name} {version(name)}"
         except PackageNotFoundError:
-            yield "note", f"{name} is missing; pip install 'agentloop\\[{extra}]'"
+            yield "note", f"{name} is missing; pip install 'agentloop[{extra}]'"
 
 
 def _store(url: str) -> Iterator[Finding]:
     told = parts.shown(url)
-    if parts.is_missing(url):
+    file = parts.file_of(url)
+    if file is not None and not file.resolve().parent.is_dir():
+        yield "wrong", f"store {told}: there is no folder {file.parent}"
+        return
+    if file is not None and not file.exists():
         yield "note", f"store {told}: no such file yet; the first run makes it"
         return
     try:
@@ -121,10 +134,21 @@ def _store(url: str) -> Iterator[Finding]:
 
 def _bedrock(region: str | None, endpoint_url: str | None) -> Iterator[Finding]:
     try:
-        session = require("boto3", "bedrock").Session(region_name=region)
+        errors = require("botocore.exceptions", "bedrock")
     except MissingExtraError as error:
         yield "wrong", str(error)
         return
+    try:
+        yield from _aws(region, endpoint_url)
+    except (errors.BotoCoreError, ValueError) as error:
+        yield "wrong", f"AWS: {' '.join(str(error).split())}"
+
+
+def _aws(region: str | None, endpoint_url: str | None) -> Iterator[Finding]:
+    from agentloop.backends.bedrock import BedrockBackend
+
+    BedrockBackend(region=region, endpoint_url=endpoint_url)  # refuses what is no URL
+    session = require("boto3", "bedrock").Session(region_name=region)
     # Asking the instance metadata service would send traffic and may hang.
     provider = session._session.get_component("credential_provider")
     provider.remove("iam-role")
@@ -137,11 +161,34 @@ def _bedrock(region: str | None, endpoint_url: str | None) -> Iterator[Finding]:
         yield "wrong", "no AWS region; give --region or set AWS_REGION"
         return
     yield "ok", f"region {session.region_name or 'unset, an endpoint is given'}"
-    from agentloop.backends.bedrock import BedrockBackend
+    yield from _clients(session, endpoint_url)
+
+
+def _clients(session: Any, endpoint_url: str | None) -> Iterator[Finding]:
+    """Time-outs and retries of the client that we build, and of one a host may give."""
+    from agentloop.backends.bedrock import BedrockBackend, client_warnings
 
     built = BedrockBackend(region=session.region_name, endpoint_url=endpoint_url)
+    yield "ok", f"BedrockBackend() builds a client with {_limits(built.open().client)}"
     for warning in built.warnings():
         yield "note", warning
+    plain = session.client("bedrock-runtime", endpoint_url=endpoint_url)
+    text = f"a plain boto3 client given to BedrockBackend has {_limits(plain)}"
+    yield ("note" if client_warnings(plain) else "ok"), text
+    for name in RETRY_VARIABLES:
+        if value := os.environ.get(name):
+            yield "note", f"{name}={value} is set; a client that we build ignores it"
+
+
+def _limits(client: Any) -> str:
+    from agentloop.backends.bedrock.client import attempts_of
+
+    config, attempts = client.meta.config, attempts_of(client)
+    return (
+        f"{attempts} attempt{'s' if attempts > 1 else ''} per call, "
+        f"time-outs of {config.connect_timeout:g} s to connect and "
+        f"{config.read_timeout:g} s to read, {config.max_pool_connections} connections"
+    )
 
 
 def _cortex(name: str) -> Iterator[Finding]:
@@ -157,6 +204,13 @@ def _cortex(name: str) -> Iterator[Finding]:
     else:
         yield "note", "the session has no role; REST uses the user's default role"
     yield "ok", f"region {row[2]}"
+    from agentloop.backends.cortex.http import CONNECT_TIMEOUT, READ_TIMEOUT
+
+    yield (
+        "ok",
+        f"over REST: 1 attempt per call, time-outs of {CONNECT_TIMEOUT:g} s to connect "
+        f"and {READ_TIMEOUT:g} s to read",
+    )
 
 
 _WHO = "select current_user(), current_role(), current_region()"

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import typer
 
 from agentloop.core.catalog import RequestError
+from agentloop.core.run import Scope
 from agentloop.ports import (
     Backend,
     EngineUnavailableError,
@@ -24,6 +25,7 @@ from agentloop.ports import (
     StoreUnavailableError,
 )
 from agentloop.runtime.face import AgentLoop
+from agentloop.runtime.service import as_scope
 from agentloop.stores.versions import SchemaVersionError
 from agentloop.wire import Limits, WireError, parse
 
@@ -114,17 +116,25 @@ def _sqlite(name: str, must_exist: bool) -> Iterator[Store]:
         yield store
 
 
-def is_missing(url: str) -> bool:
-    """Whether a `--store` value names a file that is not there."""
+def file_of(url: str) -> Path | None:
+    """The file that a `--store` value names, there or not; None for other stores."""
     scheme, mark, rest = url.partition("://")
     if url in {"", "memory", "memory:"} or (mark and scheme != "sqlite"):
-        return False
-    return not Path(rest.removeprefix("/") if mark else url).expanduser().exists()
+        return None
+    return Path(rest.removeprefix("/") if mark else url).expanduser()
 
 
 def shown(url: str) -> str:
     """A store's value as it may be printed: without the password in a URL."""
     return re.sub(r"(?<=://)[^/@]*@", "", url).partition("?")[0]
+
+
+def scope(company: int, user: int) -> Scope:
+    """The scope of `--company` and `--user`."""
+    try:
+        return as_scope(Scope(company, user))
+    except ValueError as error:
+        stop(str(error))
 
 
 def make_loop(
@@ -161,8 +171,9 @@ def load_tools(specs: list[str]) -> dict[str, Any]:
             sys.path.insert(0, "")
         try:
             found[alias] = getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            stop(f"--tools {spec!r}: {error}")
+        except Exception as error:  # the module's own code runs
+            kind = type(error).__name__
+            stop(f"--tools {spec!r}: {kind}: {' '.join(str(error).split())}")
     return found
 
 

@@ -1,4 +1,8 @@
-"""How runs, events and messages look on a terminal."""
+"""How runs, events and messages look on a terminal.
+
+What a provider, a model or a tool said is printed as it is: square brackets in it are
+no markup, and colons no emoji. Whatever goes into a line of ours is escaped here.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -29,9 +33,14 @@ _COLOURS = {
 }
 
 
+def console(*, stderr: bool = False, quiet: bool = False) -> Console:
+    """A terminal that takes `:name:` in a text for what it is."""
+    return Console(stderr=stderr, quiet=quiet, emoji=False, highlight=False)
+
+
 def status(name: str) -> str:
     """A run's status, coloured."""
-    return f"[{_COLOURS.get(name, 'white')}]{name}[/]"
+    return f"[{_COLOURS.get(name, 'white')}]{escape(name)}[/]"
 
 
 class Progress:
@@ -47,14 +56,14 @@ class Progress:
         if event.kind == "text_delta":
             if not self._in_text:
                 self._console.print("    [dim]says[/]      ", end="")
-            self._console.print(escape(data["text"]), end="", highlight=False)
+            self._console.print(data["text"], end="", markup=False)
             self._in_text = True
             return
         if self._in_text:
             self._console.print()
             self._in_text = False
         if line := _line(event.kind, data):
-            self._console.print(line, highlight=False)
+            self._console.print(line)
 
 
 def _line(kind: str, data: Any) -> str:
@@ -71,16 +80,25 @@ def _line(kind: str, data: Any) -> str:
             return f"    [dim]tool[/]      {name} {mark}"
         case "attempt_discarded":
             code = f" ({data['code']})" if data.get("code") else ""
-            return f"    [dim]attempt {data['attempt']}[/] {data['reason']}{code}"
+            why = escape(f"{data['reason']}{code}")
+            return f"    [dim]attempt {data['attempt']}[/] {why}"
         case "retry_wait":
-            return f"    [dim]waits[/]     about {data['delay']:g} s, then tries again"
+            return f"    [dim]waits[/]     {_span(data)}, then tries again"
         case "tools_discovered":
             return f"    [dim]found[/]     {data['tools']} tools"
         case "terminal":
             error = f" {data['error']}" if "error" in data else ""
-            return f"  → {status(data['status'])}{error}"
+            return f"  → {status(data['status'])}{escape(error)}"
         case _:
             return ""
+
+
+def _span(data: Any) -> str:
+    """How long is waited: about so long, but never less than the provider asked."""
+    least = data.get("at_least", 0.0)
+    if least >= data["delay"]:
+        return f"at least {least:g} s"
+    return f"about {data['delay']:g} s"
 
 
 def message_table(messages: Iterable[StoredMessage]) -> Table:
@@ -107,11 +125,18 @@ def _block(block: Block) -> str:
         case Json(value):
             return escape(dump(value))
         case Image(format_) | Document(format_):
-            return f"[dim]<{format_}>[/]"
+            return f"[dim]<{escape(format_)}>[/]"
         case Reasoning():
             return "[dim]<reasoning>[/]"
         case _:
-            return f"[dim]<{block.provider} block>[/]"
+            return f"[dim]<{escape(block.provider)} block>[/]"
+
+
+def error(run: Run) -> str:
+    """Why a run failed, in one line."""
+    if run.error is None:
+        raise AssertionError("only a failed run is asked for its error")
+    return f"[red]{escape(run.error.type)}[/] {escape(run.error.message)}"
 
 
 def summary(run: Run) -> str:

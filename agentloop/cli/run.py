@@ -1,13 +1,17 @@
-"""`agentloop run`: one user message, driven here to its end."""
+"""`agentloop run`: one user message, or the answers to pending calls, driven here."""
 
-from collections.abc import Iterator
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from agentloop.cli import backends, parts, render
+from agentloop.core.catalog import RequestError
 from agentloop.core.run import Run, Scope
 from agentloop.runtime.face import AgentLoop
 from agentloop.wire import WireError, parse, to_json
@@ -25,7 +29,13 @@ def run(
             "system_prompt. With --conversation it is not read; give '-'."
         ),
     ],
-    message: Annotated[str, typer.Argument(help="What the user says.")],
+    message: Annotated[
+        str | None,
+        typer.Argument(
+            help="What the user says. With --conversation it may be left out, to "
+            "answer the calls that its last run waits for."
+        ),
+    ] = None,
     store: Annotated[str, typer.Option(help=parts.STORE_HELP)] = "agentloop.db",
     backend: Annotated[str, typer.Option(help=parts.BACKEND_HELP)] = "bedrock",
     backends_file: Annotated[
@@ -54,11 +64,22 @@ def run(
     """Say something to an agent and watch its run.
 
     Exits with 0 when the run completed, 3 when it waits for client tools, 1 when
-    it failed, 2 when it could not be started, and 130 after Ctrl-C: then the run is
-    kept, and a worker over the same store goes on with it.
+    it failed, 2 when it could not be started, and 130 after Ctrl-C. What is left to
+    do then is told: a run that waits is answered by the same command without a
+    message, one that was interrupted is gone on with by a worker over the same store.
     """
-    scope = Scope(company, user)
-    console = Console(stderr=json_only, quiet=json_only)
+    scope = parts.scope(company, user)
+    _check_message(message, conversation)
+    console = render.console(stderr=json_only, quiet=json_only)
+    options = {
+        "--store": (store, "agentloop.db"),
+        "--backend": (backend, "bedrock"),
+        "--backends": (backends_file, None),
+        "--endpoint-url": (endpoint_url, None),
+        "--region": (region, None),
+        "--company": (company, 1),
+        "--user": (user, 1),
+    }
     with (
         parts.plain_errors(),
         parts.open_store(store) as opened,
@@ -71,14 +92,58 @@ def run(
         ) as loop,
         _told_of_ctrl_c(store),
     ):
-        id_ = conversation or _create(loop, parts.read_json(config), scope)
-        console.print(f"[dim]conversation {id_}[/]")
-        ended = _drive(loop, id_, message, scope, console)
+        id_ = conversation or _create(loop, config, scope)
+        again = _again(id_, options, tools or [])
+        console.print(f"[dim]conversation {escape(id_)}[/]")
+        if message is None:
+            ended = _waiting(loop, id_, scope)
+        else:
+            ended = _drive(loop, id_, message, scope, console)
         while ask and ended.status == "requires_action":
-            outputs = _answers(ended)
+            outputs = _answers(ended, again)
+            if outputs is None:
+                break
             ended = _drive(loop, id_, outputs, scope, console)
-    _report(ended, console, json_only)
+    if json_only:
+        typer.echo(parts.as_json(to_json(ended)))
+    else:
+        _report(ended, console)
+    if ended.status == "requires_action":
+        _tell_how_to_answer(ended, again)
     raise typer.Exit(EXIT_CODES[ended.status])
+
+
+def _check_message(message: str | None, conversation: str | None) -> None:
+    if message is None and conversation is None:
+        parts.stop("give a MESSAGE, or --conversation to answer what it waits for")
+    if message is not None and not message.strip():
+        parts.stop("MESSAGE is blank; say something")
+
+
+def _again(
+    conversation: str, options: Mapping[str, tuple[Any, Any]], tools: list[str]
+) -> str:
+    """The command that answers the calls which a run of the conversation waits for."""
+    words = ["agentloop", "run", "-", "--conversation", conversation]
+    for name, (value, default) in options.items():
+        if value != default:
+            shown = parts.shown(value) if name == "--store" else str(value)
+            words += [name, shown]
+    for spec in tools:
+        words += ["--tools", spec]
+    return shlex.join(words)
+
+
+def _waiting(loop: AgentLoop, conversation: str, scope: Scope) -> Run:
+    """The run of a conversation whose calls nobody has answered yet.
+
+    A run that failed does not count: it may have been an answer that came to nothing.
+    """
+    runs = loop.list_runs(conversation, scope=scope)
+    last = next((run for run in reversed(runs) if run.status != "failed"), None)
+    if last is None or last.status != "requires_action":
+        parts.stop(f"conversation {conversation} waits for no answer; give a MESSAGE")
+    return last
 
 
 @contextmanager
@@ -95,8 +160,17 @@ def _told_of_ctrl_c(store: str) -> Iterator[None]:
         raise typer.Exit(INTERRUPTED) from None
 
 
-def _create(loop: AgentLoop, body: Any, scope: Scope) -> str:
-    return loop.create_conversation(body, scope=scope).id
+def _create(loop: AgentLoop, file: str, scope: Scope) -> str:
+    body = parts.read_json(file)
+    if not isinstance(body, dict) or not isinstance(body.get("defaults"), dict):
+        parts.stop(
+            f'{file}: needs an object such as {{"defaults": {{"model": "..."}}}}, and '
+            "optionally name and system_prompt beside defaults"
+        )
+    try:
+        return loop.create_conversation(body, scope=scope).id
+    except RequestError as error:
+        parts.stop(f"{file}: {error}")
 
 
 def _drive(
@@ -110,15 +184,45 @@ def _drive(
     return loop.get_run(started.id, scope=scope)
 
 
-def _answers(run: Run) -> dict[str, Any]:
-    """Ask for every pending call; JSON is taken as such, anything else as text."""
+def _answers(run: Run, again: str) -> dict[str, Any] | None:
+    """Ask for every pending call; JSON is taken as such, anything else as text.
+
+    None when the input ends before the last answer; the run goes on waiting then,
+    as it does after Ctrl-C.
+    """
     outputs = []
     for call in run.pending_tool_calls:
         shown = parts.as_json(dict(call.arguments))
         typer.echo(f"{call.name} {shown}", err=True)
-        text = typer.prompt("answer", err=True)
+        try:
+            text = _line("answer: ")
+        except KeyboardInterrupt:
+            _tell_how_to_answer(run, again)
+            raise typer.Exit(INTERRUPTED) from None
+        if text is None:
+            return None
         outputs.append({"tool_use_id": call.tool_use_id, "content": _value(text)})
     return {"kind": "tool_outputs", "outputs": outputs}
+
+
+def _line(prompt: str) -> str | None:
+    """A line that is not blank, or None at the end of the input."""
+    while True:
+        typer.echo(prompt, err=True, nl=False)
+        line = sys.stdin.readline()
+        if not line:
+            typer.echo("", err=True)
+            return None
+        if line.strip():
+            return line.strip()
+
+
+def _tell_how_to_answer(run: Run, again: str) -> None:
+    calls = len(run.pending_tool_calls)
+    answers = f"{calls} answer{'s' if calls > 1 else ''}"
+    typer.echo(
+        f"\nagentloop: run {run.id} waits for {answers}. To answer: {again}", err=True
+    )
 
 
 def _value(text: str) -> Any:
@@ -128,14 +232,11 @@ def _value(text: str) -> Any:
         return text
 
 
-def _report(run: Run, console: Console, json_only: bool) -> None:
-    if json_only:
-        typer.echo(parts.as_json(to_json(run)))
-        return
+def _report(run: Run, console: Console) -> None:
     console.print(render.summary(run))
     if run.error is not None:
-        console.print(f"[red]{run.error.type}[/] {run.error.message}", highlight=False)
+        console.print(render.error(run))
     if run.final_text is not None:
-        console.print(run.final_text, markup=False, highlight=False)
+        console.print(run.final_text, markup=False)
     elif run.final_structured_output is not None:
         console.print_json(data=run.final_structured_output)

@@ -233,7 +233,7 @@ def _caller(line: str) -> tuple[str, Scope]:
     company, _, user = scope.partition(":")
     if not (token and company.isdigit() and user.isdigit()):
         parts.stop("a --token is not of the form TOKEN=COMPANY:USER")
-    return token, Scope(int(company), int(user))
+    return token, parts.scope(int(company), int(user))
 
 
 def _visibility(given: str) -> Literal["company", "user"]:

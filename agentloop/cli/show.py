@@ -5,11 +5,9 @@ from contextlib import contextmanager
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from agentloop.cli import parts, render
 from agentloop.core.catalog import RequestError
-from agentloop.core.run import Scope
 from agentloop.runtime.face import AgentLoop
 from agentloop.testing.scripted import ScriptedBackend
 from agentloop.wire import to_json
@@ -35,7 +33,7 @@ def show(
     user: User = 1,
 ) -> None:
     """Print a run, or one of its inference jobs, as JSON."""
-    scope = Scope(company, user)
+    scope = parts.scope(company, user)
     with parts.plain_errors(), _reader(store) as loop:
         try:
             found = to_json(loop.get_run(id_, scope=scope))
@@ -55,12 +53,12 @@ def messages(
     user: User = 1,
 ) -> None:
     """Print the messages of a conversation."""
-    scope = Scope(company, user)
+    scope = parts.scope(company, user)
     with parts.plain_errors(), _reader(store) as loop:
         delta = loop.messages(conversation, scope=scope, since=since)
     if json_only:
         typer.echo(parts.as_json(to_json(delta)))
         return
-    console = Console()
+    console = render.console()
     console.print(render.message_table(delta.messages))
     console.print(f"[dim]version {delta.current_version}[/]")

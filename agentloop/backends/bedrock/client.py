@@ -52,12 +52,12 @@ def check_settings(settings: ClientSettings) -> None:
             raise refuse(name, "text", text)
         if text is not None and not rule.fullmatch(text):
             raise ValueError(f"{name} must be such as {example}, not {text!r:.60}")
-    most = settings.max_in_flight
+    most: Any = settings.max_in_flight
     if not isinstance(most, int) or isinstance(most, bool):
         raise refuse("max_in_flight", "a whole number", most)
     if most < 1:
         raise ValueError(f"max_in_flight must be at least 1, not {most}")
-    patience = settings.read_timeout
+    patience: Any = settings.read_timeout
     if not isinstance(patience, int | float) or isinstance(patience, bool):
         raise refuse("read_timeout", "a number of seconds", patience)
     if not 0 < patience < math.inf:  # also when it is not a number

@@ -90,7 +90,7 @@ def _check_entry(argument: str, name: object, value: object, kind: type) -> None
     raise TypeError(f"{refuse(place, f'of {kind.__name__}', value)}{hint}")
 
 
-def check_texts(argument: str, values: Mapping[str, Any]) -> None:
+def check_texts(argument: str, values: Mapping[Any, Any]) -> None:
     """That keys and values of a mapping are texts.
 
     Raises:
