@@ -208,7 +208,8 @@ async def _coroutine() -> None: ...
         (lambda: Room, "type has no JSON form"),
         (lambda: ValueError("x"), "ValueError has no JSON form"),
         (lambda: {(1, 2): 3}, "keys"),
-        (lambda: {"a": 1, 1: 2, "1": 3}, None),
+        (lambda: {"a": 1, 1: 2, "1": 3}, "two of its keys have the same text"),
+        (lambda: [{uuid.UUID(int=1): 1, str(uuid.UUID(int=1)): 2}], "same text"),
         (_Hostile, "RuntimeError: hands off"),
         (_Sneaky, "ZeroDivisionError: gone"),
         (_endless, "generator has no JSON form"),
@@ -223,7 +224,7 @@ async def _coroutine() -> None: ...
     ids=map(str, itertools.count()),
 )
 def test_a_hostile_return_value_is_an_error_result(
-    make: Callable[[], object], says: str | None
+    make: Callable[[], object], says: str
 ) -> None:
     """What has no JSON form is told to the model, without a trace of our insides."""
 
@@ -232,9 +233,6 @@ def test_a_hostile_return_value_is_an_error_result(
 
     answer = ask(give)
     assert isinstance(answer, ToolAnswer)
-    if says is None:  # a repeated key after conversion: the last one stays
-        assert answer == ToolAnswer((Json({"a": 1, "1": 3}),))
-        return
     assert answer.is_error
     text = only_text(answer)
     assert any(part in text for part in says.split("|")), text

@@ -1,6 +1,7 @@
 """Signatures: schemas from hints, what is refused, and checked arguments."""
 
 import asyncio
+import dataclasses
 import datetime
 import decimal
 import functools
@@ -135,6 +136,32 @@ def test_a_class_becomes_a_shared_definition(
     schema = schema_of(taking(hint))
     assert schema["properties"] == {"x": {"$ref": f"#/$defs/{name}"}}
     assert schema["$defs"] == {name: shared}
+
+
+@pytest.mark.parametrize(
+    "hint",
+    [
+        datetime.datetime | None,
+        Optional[datetime.datetime],  # noqa: UP045 # what is tested
+        list[datetime.datetime],
+        dict[str, datetime.datetime],
+        tuple[datetime.datetime, ...],
+        Annotated[datetime.datetime, Meta(tz=True)],
+        list[Annotated[datetime.datetime | None, "when"]],
+    ],
+    ids=str,
+)
+def test_a_datetime_has_its_format_wherever_it_stands(hint: object) -> None:
+    """The model is told that a text is a date and time, also inside of other hints."""
+    assert "'format': 'date-time'" in str(schema_of(taking(hint)))
+
+
+@pytest.mark.parametrize("hint", [str, list[int], Annotated[str, "a name"], Room])
+def test_a_default_of_none_lets_none_in(hint: object) -> None:
+    """`x: str = None` says that None will do; the model may send it, or nothing."""
+    for arguments in ({}, {"x": None}):
+        function = taking(hint, None)
+        assert only_text(ask(function, **arguments)) == "None"
 
 
 @pytest.mark.parametrize(
@@ -454,6 +481,9 @@ except ImportError as error:
         (bytes, "aGk=", b"hi"),
         (str, "a\x00\ud800", "a\ufffd\ufffd"),
         (dict, types.MappingProxyType({"a": 1}), {"a": 1}),
+        (dict[int, str], {"1": "a"}, {1: "a"}),
+        (dict[datetime.date, int], {"2024-02-29": 1}, {datetime.date(2024, 2, 29): 1}),
+        (list[datetime.datetime | None], [None], [None]),
     ],
     ids=str,
 )
@@ -578,3 +608,52 @@ def test_the_context_is_filled_in_and_not_shown() -> None:
     assert only_text(ask(pay, amount=3)) == "3 key-1 run-1 use-1"
     forged = ask(pay, amount=3, context={"effect_key": "mine"})
     assert isinstance(forged, Failure)
+
+
+@pytest.mark.parametrize(
+    "hint",
+    [
+        Optional[ToolContext],  # noqa: UP045 # what is tested
+        ToolContext | None,
+        Annotated[ToolContext, "ours"],
+        Annotated[ToolContext | None, "ours"],
+    ],
+    ids=str,
+)
+def test_an_optional_context_is_filled_in_as_well(hint: object) -> None:
+    """Whoever also calls the function without a run gives the context a default."""
+
+    def pay(amount, context=None):
+        return f"{amount} {context.effect_key}"
+
+    pay.__annotations__ = {"amount": int, "context": hint}
+    assert list(schema_of(pay)["properties"]) == ["amount"]
+    assert only_text(ask(pay, amount=3)) == "3 key-1"
+    forged = {"run_id": "r", "effect_key": "mine", "tool_use_id": "u"}
+    assert isinstance(ask(pay, amount=3, context=forged), Failure)
+
+
+def test_one_context_is_enough() -> None:
+    """Two would both be filled in with the same; a mistake is told early."""
+
+    def pay(one: ToolContext, two: ToolContext | None = None) -> None: ...
+
+    with pytest.raises(TypeError, match="'one', 'two' all take the ToolContext"):
+        FunctionTools([pay])
+
+
+@dataclasses.dataclass
+class Wrapped:
+    """A class that a model fills in, with a context inside."""
+
+    context: ToolContext
+
+
+@pytest.mark.parametrize(
+    "hint", [list[ToolContext], ToolContext | int, Wrapped, dict[str, Wrapped]], ids=str
+)
+def test_a_context_within_something_else_is_refused(hint: object) -> None:
+    """The model would see it, and could make up an effect key."""
+    words = "parameter 'x' has a (ToolContext inside|hint without JSON Schema)"
+    with pytest.raises(TypeError, match=words):
+        FunctionTools([taking(hint)])

@@ -150,6 +150,7 @@ class Renderer:
             elif isinstance(node, _HOLDERS):
                 if depth > _MAX_DEPTH:
                     raise WireError("$", _TOO_DEEP)
+                _check_keys(node)
                 inside = _inside(node)
                 weight += 1 + len(inside)  # brackets, commas and colons
                 self._check(weight + len(inside))  # before the parts are listed
@@ -172,6 +173,14 @@ def _inside(node: Collection[object]) -> Collection[object]:
     if isinstance(node, _DICTS):
         return (*node.keys(), *node.values())
     return node
+
+
+def _check_keys(node: Collection[object]) -> None:
+    """Refuse keys that are different here and the same text in JSON."""
+    if not isinstance(node, _DICTS) or set(map(type, node)) <= {str}:
+        return
+    if len(_builtins(dict.fromkeys(node))) < len(node):  # type: ignore[arg-type] # a dict
+        raise WireError("$", "two of its keys have the same text in JSON")
 
 
 def _builtins(value: object) -> object:

@@ -18,6 +18,7 @@ str, int, Optional, Literal,    yes                     yes
 attrs class                     yes                     no
 typing.TypedDict on 3.11        yes                     only typing_extensions' own
 datetime                        no format; added here   yes
+                                  where a hint has it
 Annotated constraints           msgspec.Meta            annotated_types, Field
 Iterable, Path, object          no                      yes
 str | datetime, str | Enum,     no: one text-like and   yes
@@ -36,20 +37,25 @@ decorating functions costs nothing.
 
 import inspect
 import re
+import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from itertools import pairwise
 from typing import (
     Annotated,
+    Any,
     Final,
+    Literal,
     TypeAlias,
     Union,
     get_args,
+    get_origin,
     get_type_hints,
 )
 
-from attrs import evolve, frozen
+from attrs import evolve, fields, frozen
 
 from agentloop.core.content import JsonObject
 from agentloop.ports import require
@@ -62,12 +68,16 @@ _WAY_OUT: Final = (
     "a dataclass, an attrs class or a TypedDict"
 )
 _IGNORED: Final = frozenset({"annotated_types", "pydantic"})
+_UNIONS: Final = frozenset({Union, types.UnionType})
 _LOCATED: Final = re.compile(r"(?P<problem>.*) - at `(?P<path>\$.*)`", re.DOTALL)
 
 
 @frozen
 class ToolContext:
     """What a tool may know of the call; a parameter with this hint receives it.
+
+    The hint may be optional, for functions that are also called without a run. The
+    model neither sees the parameter nor can fill it.
 
     `effect_key` is the same for every attempt of the same call and for no other:
     pass it on as an idempotency key to whatever the tool changes.
@@ -189,8 +199,13 @@ def read_signature(function: Function) -> Signature:
     """
     msgspec = require("msgspec", "tools")
     every = tuple(_parameters(function))
-    contexts = [p.name for p in every if p.hint is ToolContext]
-    parameters = tuple(p for p in every if p.hint is not ToolContext)
+    contexts = [p.name for p in every if _is_context(p.hint)]
+    if len(contexts) > 1:
+        raise TypeError(
+            f"{function.__name__}: parameters {', '.join(map(repr, contexts))} all "
+            "take the ToolContext; keep one"
+        )
+    parameters = tuple(p for p in every if p.name not in contexts)
     fields = [f"p{i}" for i in range(len(parameters))]  # any name will do for JSON
     struct = msgspec.defstruct(
         "Arguments",
@@ -203,7 +218,7 @@ def read_signature(function: Function) -> Signature:
         contexts[0] if contexts else None,
         tuple((p.name, f) for p, f in zip(parameters, fields, strict=True)),
         struct,
-        msgspec.convert,
+        partial(msgspec.convert, str_keys=True),  # in JSON every key is a text
         msgspec.UNSET,
     )
 
@@ -221,7 +236,9 @@ def _parameters(function: Function) -> Iterator[_Parameter]:
         hint = hints[parameter.name]
         description = _note(hint) or described.get(parameter.name)
         found = _Parameter(parameter.name, hint, parameter.default, description)
-        yield evolve(found, hint=_dated(hint))
+        if not _is_context(hint):
+            found = evolve(found, hint=_widened(_dated(hint), parameter.default))
+        yield found
 
 
 def _note(hint: object) -> str | None:
@@ -230,12 +247,43 @@ def _note(hint: object) -> str | None:
     return next((extra for extra in extras if isinstance(extra, str)), None)
 
 
-def _dated(hint: object) -> object:
-    """The hint, with the format that msgspec leaves out of a datetime's schema."""
-    if hint is not datetime:
+def _is_context(hint: object) -> bool:
+    """Whether a parameter is for us to fill: `ToolContext`, or optionally so."""
+    if get_origin(hint) is Annotated:
+        return _is_context(get_args(hint)[0])
+    if get_origin(hint) in _UNIONS:
+        return set(get_args(hint)) == {ToolContext, types.NoneType}
+    return hint is ToolContext
+
+
+def _widened(hint: Any, default: object) -> object:
+    """The hint with None, where that is the default: `x: str = None` means it."""
+    msgspec = require("msgspec", "tools")
+    if default is not None:
         return hint
-    meta = require("msgspec", "tools").Meta
-    return Annotated[datetime, meta(extra_json_schema={"format": "date-time"})]
+    try:
+        msgspec.convert(None, hint)
+    except msgspec.ValidationError:
+        return Union[hint, None]  # noqa: UP007 # a value, not always a class
+    except Exception:  # noqa: S110 # a hint without schema is refused in due course
+        pass
+    return hint
+
+
+def _dated(hint: Any) -> Any:
+    """The hint, with the format that msgspec leaves out of a datetime's schema."""
+    if hint is datetime:
+        meta = require("msgspec", "tools").Meta
+        return Annotated[datetime, meta(extra_json_schema={"format": "date-time"})]
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return Annotated[_dated(inner[0]), *inner[1:]]
+    if origin is None or origin is Literal:
+        return hint
+    dated = tuple(map(_dated, inner))
+    if dated == inner:
+        return hint
+    return Union[dated] if origin in _UNIONS else origin[dated]  # noqa: UP007 # a value
 
 
 def _field(name: str, parameter: _Parameter) -> tuple[object, ...]:
@@ -284,14 +332,27 @@ def _check_hint(function: Function, parameter: _Parameter) -> None:
             problem = f"is constrained by {extra!r}; write it as msgspec.Meta"
             raise TypeError(f"{where} {problem}")
     try:
-        msgspec.json.schema_components([parameter.hint])
-        msgspec.convert(None, parameter.hint)
-    except msgspec.ValidationError:
-        pass  # None is not of the type, which is understood
+        _, shared = msgspec.json.schema_components([parameter.hint])
+        with suppress(msgspec.ValidationError):  # None may be not of the type
+            msgspec.convert(None, parameter.hint)
     except Exception as error:  # the hint's own classes are looked at
         reason = (str(error).splitlines() or [""])[-1]
         problem = f"has a hint without JSON Schema ({reason}); {_WAY_OUT}"
         raise TypeError(f"{where} {problem}") from None
+    if _has_context(shared):
+        raise TypeError(
+            f"{where} has a ToolContext inside, which a model could make up; let the "
+            "context be a parameter of its own"
+        )
+
+
+def _has_context(shared: Mapping[str, Any]) -> bool:
+    """Whether a class of ours is among those that a hint is made of."""
+    ours = {field.name for field in fields(ToolContext)}
+    return any(
+        name.endswith("ToolContext") and found.get("properties", {}).keys() == ours
+        for name, found in shared.items()
+    )
 
 
 def _extras(hint: object) -> Iterator[object]:
