@@ -476,6 +476,19 @@ def test_eight_processes_share_the_work(bench: Bench) -> None:
     _whole(bench, run_ids)
 
 
+@pytest.mark.parametrize("known", [1, 2, 5])
+def test_a_claim_leases_one_run_by_any_plan(bench: Bench, known: int) -> None:
+    """However few runs the planner believes in, a claim takes a single lease."""
+    for _ in range(known):
+        bench.run()
+    _execute(f"ANALYZE {server.SCHEMA}.runs")
+    for _ in range(10):
+        bench.run()
+    assert bench.claim() is not None
+    leased = f"SELECT count(*) FROM {server.SCHEMA}.runs WHERE token > 0"
+    assert _execute(leased) == [(1,)]
+
+
 def test_killed_workers_lose_nothing(bench: Bench) -> None:
     """Workers die by SIGKILL amid their work, and every run ends whole."""
     bench.store = server.store()

@@ -45,13 +45,16 @@ _DUE: Constant = (
 )
 _OLDEST: Constant = _DUE + " ORDER BY started_at, n LIMIT 1 FOR UPDATE SKIP LOCKED"
 _NAMED: Constant = _DUE + " AND id = %(id)s FOR UPDATE"
+# Materialized, for a sub-select in FROM is worked out once for every run whenever
+# the planner takes the table to be tiny; each time it locks, and yields, another.
 _CLAIM: Constant = (
-    "UPDATE @.runs SET status = 'running', token = token + 1,"
+    "WITH due AS MATERIALIZED ({due})"
+    " UPDATE @.runs SET status = 'running', token = token + 1,"
     " claimed_revision = revision,"
     " lease_until = @now + make_interval(secs => %(lease)s::float8),"
     " deadline ="
     " coalesce(deadline, @now + make_interval(secs => %(timeout)s::float8))"
-    " FROM ({due}) due WHERE runs.n = due.n"
+    " FROM due WHERE runs.n = due.n"
     " RETURNING runs.n, token, revision, header, last_event,"
     " extract(epoch FROM deadline - @now)::float8"
 )
