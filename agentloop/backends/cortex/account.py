@@ -13,6 +13,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from attrs import field, frozen
 
+from agentloop.backends.cortex.calls import Call, Calls, Patience, whole_seconds
+
 Auth: TypeAlias = Callable[[], tuple[str, Mapping[str, str]]]
 """A host's own way: the account's URL, and the headers that authorise a request.
 
@@ -41,8 +43,12 @@ class Account(Protocol):
         """Credentials for a request that is about to be sent."""
         ...
 
-    def renew(self, expired: Ticket) -> None:
-        """See to it that the next ticket is better than this one."""
+    def renew(self, expired: Ticket, patience: Patience) -> None:
+        """See to it that the next ticket is better than this one.
+
+        Raises:
+            TimeoutError: it took too long.
+        """
         ...
 
 
@@ -57,16 +63,18 @@ class HostAuth:
         base_url, headers = self._auth()
         return Ticket(base_url.rstrip("/"), dict(headers))
 
-    def renew(self, expired: Ticket) -> None:
+    def renew(self, expired: Ticket, patience: Patience) -> None:
         """Nothing to do: the host is asked anew for every request."""
 
 
 class ConnectionAuth:
     """The session token of a connection of the connector's, either line."""
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, calls: Calls) -> None:
         self._connection = connection
+        self._calls = calls
         self._lock = threading.Lock()
+        self._renewal: Call[None] | None = None
 
     def ticket(self) -> Ticket:
         """The connection's address and its present session token.
@@ -79,17 +87,33 @@ class ConnectionAuth:
             raise NoTokenError("the host's connection is closed")
         return Ticket(url, {"Authorization": f'Snowflake Token="{token}"'})
 
-    def renew(self, expired: Ticket) -> None:
+    def renew(self, expired: Ticket, patience: Patience) -> None:
         """Let the connector renew the session, once for all threads that wait.
 
+        Each waits as long as its own patience lasts; one renewal that hangs is all
+        there is, whoever comes and goes.
+
         Raises:
+            TimeoutError: patience ended first.
             Exception: what the connector raises when it cannot.
         """
+        renewal = self._renewing(expired, patience)
+        if renewal is not None:
+            renewal.result(patience)
+
+    def _renewing(self, expired: Ticket, patience: Patience) -> Call[None] | None:
+        """The renewal to wait for, or None where another thread has renewed."""
         with self._lock:
             if self.ticket() != expired:
-                return  # another thread has renewed it meanwhile
-            with self._connection.cursor() as cursor:
-                cursor.execute("select 1")
+                return None
+            if self._renewal is None or self._renewal.is_over:
+                limit = whole_seconds(patience.deadline)
+                self._renewal = self._calls.begin(lambda: self._select(limit))
+            return self._renewal
+
+    def _select(self, limit: int | None) -> None:
+        with self._connection.cursor() as cursor:
+            cursor.execute("select 1", timeout=limit)  # ends the tries of 4.x
 
 
 def address_of(connection: Any) -> tuple[str, str | None]:

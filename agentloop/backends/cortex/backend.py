@@ -16,7 +16,8 @@ from agentloop.backends.common.doors import (
     check_options,
     refuse,
 )
-from agentloop.backends.cortex.account import Auth, ConnectionAuth, HostAuth
+from agentloop.backends.cortex.account import Account, Auth, ConnectionAuth, HostAuth
+from agentloop.backends.cortex.calls import Calls
 from agentloop.backends.cortex.capabilities import (
     Capabilities,
     Override,
@@ -94,7 +95,10 @@ class CortexBackend:
         self._capabilities = capabilities
         self._options = dict(options or {})
         self._has_pool = pool is not None
-        account = HostAuth(auth) if auth is not None else ConnectionAuth(connection)
+        self._calls = Calls()
+        account: Account = ConnectionAuth(connection, self._calls)
+        if auth is not None:
+            account = HostAuth(auth)
         self._doors = Doors(account, Http(pool, max_in_flight))
 
     def __repr__(self) -> str:
@@ -109,6 +113,11 @@ class CortexBackend:
     def transport(self) -> Transport:
         """How it reaches Cortex."""
         return self._transport
+
+    @property
+    def hanging(self) -> int:
+        """How many calls of the connector were given up and have not come back."""
+        return self._calls.hanging
 
     def check(self, config: Config, tool_choice: ToolChoice) -> None:
         """Refuse what Cortex would refuse for this config, before it costs.
@@ -128,7 +137,7 @@ class CortexBackend:
         """A session for one drive of one run; encodes no message yet."""
         model = self._model(setup.config.model)
         if model.dialect == "sql":
-            return SqlSession(setup, model, self._connection)
+            return SqlSession(setup, model, self._connection, self._calls)
         return RestSession(setup, model, self._doors)
 
     def close(self) -> None:

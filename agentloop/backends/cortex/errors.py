@@ -118,6 +118,7 @@ CLASSES: Final[Mapping[str, FailureKind]] = {
     "LocationValueError": "invalid_request",
     "StatementSizeError": "context_window",
     "GoneError": "provider",
+    "StuckError": "unavailable",
     "MaxRetryError": "connection",
     "EmptyPoolError": "connection",
     "PoolError": "provider",

@@ -11,10 +11,10 @@ This room knows no credentials and no JSON.
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from time import monotonic
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
+from agentloop.backends.cortex.calls import Deadline
 from agentloop.ports import require
 
 CONNECT_TIMEOUT: Final = 10.0
@@ -27,37 +27,6 @@ READ_TIMEOUT: Final = 900.0
 MOST_BYTES: Final = 64 * 1024 * 1024
 _PIECE: Final = 64 * 1024
 _LINGER: Final = 1.0
-_LEAST: Final = 0.001  # urllib3 refuses zero
-
-
-class Deadline:
-    """The end of an attempt's time, or none."""
-
-    def __init__(self, seconds: float | None) -> None:
-        self._end = None if seconds is None else monotonic() + seconds
-        self._told = seconds
-
-    def left(self) -> float | None:
-        """Seconds that are left, None when there is no end.
-
-        Raises:
-            TimeoutError: the time is up.
-        """
-        if self._end is None:
-            return None
-        left = self._end - monotonic()
-        if left <= 0:
-            raise TimeoutError(f"the attempt was not done after {self._told:g} s")
-        return max(left, _LEAST)
-
-    def within(self, seconds: float) -> float:
-        """So many seconds, or what is left if that is less.
-
-        Raises:
-            TimeoutError: the time is up.
-        """
-        left = self.left()
-        return seconds if left is None else min(seconds, left)
 
 
 class Incoming:

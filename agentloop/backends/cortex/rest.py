@@ -14,6 +14,7 @@ from attrs import frozen
 
 from agentloop.backends.common.events import failed, replied
 from agentloop.backends.cortex.account import Account, Ticket
+from agentloop.backends.cortex.calls import Deadline, Patience
 from agentloop.backends.cortex.capabilities import Dialect
 from agentloop.backends.cortex.codec.decode import (
     ToolName,
@@ -39,7 +40,7 @@ from agentloop.backends.cortex.errors import (
     refusal,
 )
 from agentloop.backends.cortex.events import tell_whole
-from agentloop.backends.cortex.http import Deadline, Http, Incoming
+from agentloop.backends.cortex.http import Http, Incoming
 from agentloop.backends.cortex.options import Model
 from agentloop.core.catalog import Failure
 from agentloop.core.phases import Infer, ModelFailed, ModelReplied
@@ -111,7 +112,7 @@ class RestSession:
             found = self._exchange(attempt, ticket, on_delta)
             if isinstance(found, _Expired):
                 attempt.repeat(found)
-                self._doors.account.renew(ticket)
+                self._doors.account.renew(ticket, attempt.patience)
                 ticket = self._doors.account.ticket()
                 found = self._exchange(attempt, ticket, on_delta)
         except MissingExtraError:
@@ -166,7 +167,7 @@ class RestSession:
             except Exception as error:
                 raise _ListenerError(error) from error
 
-        seen = _while_wanted(events(incoming.pieces()), attempt.job)
+        seen = _while_wanted(events(incoming.pieces()), attempt.patience)
         document = _ASSEMBLE[self._model.dialect](seen, tell)
         attempt.response = dump(document)
         return document
@@ -198,6 +199,7 @@ class _Attempt:
         self.notes = notes
         self.job = job
         self.deadline = Deadline(job.timeout)
+        self.patience = Patience(self.deadline, job.abandoned)
         self.request_id: str | None = None
         self.response: str | None = None
         self.preceding: tuple[Preceding, ...] = ()
@@ -269,11 +271,10 @@ def _excuse(
     return _Expired(failure) if code == EXPIRED else failure
 
 
-def _while_wanted(found: Iterable[Event], job: JobContext) -> Iterable[Event]:
+def _while_wanted(found: Iterable[Event], patience: Patience) -> Iterable[Event]:
     """The events for as long as somebody waits for the answer."""
     for event in found:
-        if job.abandoned is not None and job.abandoned():
-            raise TimeoutError("nobody waits for the answer any more")
+        patience.within(0)
         yield event
 
 

@@ -8,9 +8,9 @@ that no query outlives its attempt by much even if nobody is left to abort it.
 
 Nothing here tries again. The connector does, on its own: below a statement it repeats
 HTTP requests under the same request id, which Snowflake answers from the first one.
+How long it goes on is not left to it (`calls`).
 """
 
-import math
 import threading
 from contextlib import suppress
 from hashlib import sha256
@@ -18,13 +18,13 @@ from typing import Any, Final
 
 from agentloop.backends.common.events import failed, replied
 from agentloop.backends.cortex.account import NoTokenError
+from agentloop.backends.cortex.calls import Calls, Deadline, Patience, whole_seconds
 from agentloop.backends.cortex.codec.complete import MOST_BYTES, Arguments, CompleteBody
 from agentloop.backends.cortex.codec.decode import Asked, decode_complete
 from agentloop.backends.cortex.codec.encode import Conversation
 from agentloop.backends.cortex.codec.replies import MalformedError, parsed
 from agentloop.backends.cortex.errors import failure_of
 from agentloop.backends.cortex.events import tell_whole
-from agentloop.backends.cortex.http import Deadline
 from agentloop.backends.cortex.options import Model
 from agentloop.core.catalog import Failure
 from agentloop.core.phases import Infer, ModelFailed, ModelReplied
@@ -47,6 +47,9 @@ _GROWTH: Final = 1.5
 _MOST_UNKNOWN: Final = 24
 """How often Snowflake may know nothing of a query, as in the connector's own wait."""
 
+_ABORT_WITHIN: Final = 1.0
+"""Seconds that the end of a query may take once nobody waits for its answer."""
+
 
 class GoneError(Exception):
     """Snowflake knows nothing of a query."""
@@ -55,10 +58,13 @@ class GoneError(Exception):
 class SqlSession:
     """The inferences of one run over SQL; used by one thread at a time."""
 
-    def __init__(self, setup: SessionSetup, model: Model, connection: Any) -> None:
+    def __init__(
+        self, setup: SessionSetup, model: Model, connection: Any, calls: Calls
+    ) -> None:
         self._setup = setup
         self._model = model
         self._connection = connection
+        self._calls = calls
         self._conversation = Conversation(setup, model)
         body = self._conversation.body
         if not isinstance(body, CompleteBody):
@@ -123,20 +129,25 @@ class SqlSession:
 
     def _submit(self, attempt: "_Attempt", arguments: Arguments) -> None:
         """Start the query; its id is durable before this returns."""
-        job, left = attempt.job, attempt.deadline.left()
+        job, seconds = attempt.job, whole_seconds(attempt.patience.deadline)
         parameters: dict[str, Any] = {"QUERY_TAG": job.job_id}
         choices: dict[str, Any] = {"_statement_params": parameters}
-        if left is not None:
-            seconds = math.ceil(left)
+        if seconds is not None:
             parameters["STATEMENT_TIMEOUT_IN_SECONDS"] = seconds
             choices["timeout"] = seconds  # ends the tries of 4.x; 5.x has no use for it
         values = (arguments.model, arguments.prompt, arguments.options)
         statement = _STATEMENT.format(_MARKS[bool(self._connection.is_pyformat)])
         _check_size(statement, values)
-        with self._connection.cursor() as cursor:
-            reply = cursor.execute_async(statement, values, **choices)
-        attempt.query_id = str(reply["queryId"])
-        self._remember(attempt, attempt.query_id)
+
+        def submit() -> str:
+            with self._connection.cursor() as cursor:
+                reply = cursor.execute_async(statement, values, **choices)
+                return str(reply["queryId"])
+
+        # A query that nobody has the id of is ended as soon as there is an id.
+        made = self._calls.make(submit, attempt.patience, self._end)
+        attempt.query_id = made
+        self._remember(attempt, made)
 
     def _remember(self, attempt: "_Attempt", query_id: str) -> None:
         job = attempt.job
@@ -166,11 +177,14 @@ class SqlSession:
         status = self._wait(attempt, query_id)
         if self._connection.is_an_error(status):
             self._forget(attempt)
-        with self._connection.cursor() as cursor:
-            cursor.get_results_from_sfqid(query_id)
-            row = cursor.fetchone()
+        row = self._calls.make(lambda: self._row(query_id), attempt.patience)
         self._forget(attempt)
         return row[0] if row else None
+
+    def _row(self, query_id: str) -> Any:
+        with self._connection.cursor() as cursor:
+            cursor.get_results_from_sfqid(query_id)
+            return cursor.fetchone()
 
     def _wait(self, attempt: "_Attempt", query_id: str) -> Any:
         """The status of the query once it has ended; aborts it when time is up."""
@@ -178,27 +192,40 @@ class SqlSession:
         while True:
             if self._connection.is_closed():
                 raise NoTokenError("the host's connection is closed")
-            status = self._connection.get_query_status(query_id)
-            if not self._connection.is_still_running(status):
-                return status
-            unknown = unknown + 1 if status.name == "NO_DATA" else 0
-            if unknown >= _MOST_UNKNOWN:
-                self._forget(attempt)
-                raise GoneError(f"snowflake knows nothing of the query {query_id}")
             try:
-                attempt.check_wanted()
-                _nap(attempt.deadline.within(pause))
+                status = self._calls.make(
+                    lambda: self._connection.get_query_status(query_id),
+                    attempt.patience,
+                )
+                if not self._connection.is_still_running(status):
+                    return status
+                unknown = unknown + 1 if status.name == "NO_DATA" else 0
+                self._check_known(attempt, query_id, unknown)
+                _nap(attempt.patience.within(pause))
             except TimeoutError:
                 self._abort(attempt, query_id)
                 raise
             pause = min(pause * _GROWTH, _LONGEST_PAUSE)
 
-    def _abort(self, attempt: "_Attempt", query_id: str) -> None:
-        """End a query that nobody waits for; where it fails, its time-out is left."""
-        with suppress(Exception), self._connection.cursor() as cursor:
-            cursor.abort_query(query_id)
-        with suppress(Exception):
+    def _check_known(self, attempt: "_Attempt", query_id: str, unknown: int) -> None:
+        if unknown >= _MOST_UNKNOWN:
             self._forget(attempt)
+            raise GoneError(f"snowflake knows nothing of the query {query_id}")
+
+    def _abort(self, attempt: "_Attempt", query_id: str) -> None:
+        """End a query that nobody waits for.
+
+        Where that fails its own time-out is left to end it, and it stays remembered:
+        whoever comes next finds its answer, or that it has ended.
+        """
+        with suppress(Exception):
+            brief = Patience(Deadline(_ABORT_WITHIN))
+            self._calls.make(lambda: self._end(query_id), brief)
+            self._forget(attempt)
+
+    def _end(self, query_id: str) -> None:
+        with self._connection.cursor() as cursor:
+            cursor.abort_query(query_id)
 
     # ------------------------------------------------------------ its meaning
 
@@ -236,7 +263,7 @@ class _Attempt:
         self.body = body
         self.notes = notes
         self.job = job
-        self.deadline = Deadline(job.timeout)
+        self.patience = Patience(Deadline(job.timeout), job.abandoned)
         self.query_id: str | None = None
         self.response: str | None = None
 
@@ -247,15 +274,6 @@ class _Attempt:
         except MalformedError:
             cell = dump(cell)
         self.response = cell
-
-    def check_wanted(self) -> None:
-        """Raise when nobody waits for the answer any more.
-
-        Raises:
-            TimeoutError: nobody does.
-        """
-        if self.job.abandoned is not None and self.job.abandoned():
-            raise TimeoutError("nobody waits for the answer any more")
 
     def report(self) -> AttemptReport:
         """The report for the job record."""
