@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from agentloop import AgentLoop, AsyncAgentLoop, Text
+from agentloop import AgentLoop, AsyncAgentLoop, Text, ToolSpec, tool
 from agentloop.core.phases import Infer
+from agentloop.core.routing import Offer
 from agentloop.ports import (
     Claim,
     ClaimRequest,
@@ -583,3 +584,71 @@ def test_a_store_that_is_away_when_a_run_is_prepared_is_told() -> None:
         with pytest.raises(StoreUnavailableError):
             loop.wait(run_id, scope=SCOPE)
         assert loop.wait(run_id, scope=SCOPE).status == "completed"
+
+
+class Deaf:
+    """A host's server whose calls end when they please, whatever they are told."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.go = threading.Event()
+
+    def declared(self) -> tuple[Offer, ...]:
+        return (Offer(ToolSpec("wait", "Wait.", {"type": "object"})),)
+
+    def discover(self, timeout: float) -> tuple[Offer, ...]:
+        return self.declared()
+
+    def call(self, call: ToolCall) -> ToolAnswer:
+        self.entered.set()
+        self.go.wait(60)
+        return ToolAnswer((Text("done"),))
+
+    def close(self) -> None:
+        self.go.set()
+
+
+def listening(deaf: Deaf) -> Callable[[], str]:
+    """A function of this library's own server that waits just as long."""
+
+    @tool
+    def wait() -> str:
+        """Wait."""
+        deaf.entered.set()
+        deaf.go.wait(60)
+        return "done"
+
+    return wait
+
+
+@pytest.mark.parametrize("kind", ["server", "function"])
+def test_a_cancel_does_not_wait_for_a_lone_call(kind: str) -> None:
+    """Whoever answers the call, the run ends before it and says what is unknown."""
+    deaf = Deaf()
+    tools: Any = {"m": deaf if kind == "server" else [listening(deaf)]}
+    with AgentLoop(ScriptedBackend(calls(("m-wait", {}))), tools=tools) as loop:
+        made = loop.create_conversation(defaults=DEFAULTS, scope=SCOPE)
+        run = loop.start_run(made.id, "Hi", scope=SCOPE)
+        with loop.worker(1):
+            assert deaf.entered.wait(10)
+            loop.cancel_run(run.id, scope=SCOPE)
+            ended = loop.wait(run.id, scope=SCOPE, timeout=30)
+            assert not deaf.go.is_set()
+            deaf.go.set()
+        assert ended.error is not None
+        assert ended.error.type == "AgentLoopCancelled"
+        said = loop.messages(made.id, scope=SCOPE).messages[-1].content[0]
+        assert "outcome" in str(said)
+
+
+def test_a_deadline_does_not_wait_for_a_lone_call_of_a_hosts_server() -> None:
+    """A server that forgets the time costs its thread, not the run."""
+    deaf = Deaf()
+    backend = ScriptedBackend(calls(("m-wait", {})))
+    with AgentLoop(backend, tools={"m": deaf}, run_timeout=0.3) as loop:
+        made = loop.create_conversation(defaults=DEFAULTS, scope=SCOPE)
+        run = loop.run(made.id, "Hi", scope=SCOPE)
+        assert not deaf.go.is_set()
+        deaf.go.set()
+    assert run.error is not None
+    assert run.error.type == "AgentLoopDeadlineExceeded"

@@ -54,6 +54,9 @@ class ToolServer(Protocol):
     A server with `async def acall`, with the signature of `call`, is awaited by
     the async driver instead of using a thread. One with `reports`, a tuple of lines
     about what its last discovery left out, has them told in an event of the run.
+    One with `keeps_time` true promises that `call` ends soon after its time-out and
+    once it is abandoned; it is called on the thread of the run where a call of any
+    other takes a thread of its own, so that a run can end without it.
     """
 
     def declared(self) -> tuple[Offer, ...] | None:

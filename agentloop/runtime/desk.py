@@ -190,6 +190,8 @@ class Desk:
             self.journal.keep_setup_once(self.performer.drive)
         self._told.extend(done.told)
         event = self._in_time(done.event)
+        if stopping and isinstance(event, ToolFailed | DiscoveryFailed):
+            return  # it was cut short by the cancel, which tells the end
         if stopping and self._would_succeed(event):
             self._count(event)  # a cancel that was accepted wins over a late success
             return

@@ -1,9 +1,10 @@
 """The synchronous driver: schedule, commit, perform, step, and again.
 
-A lone effect is performed right here, on the thread of the run; several run side
-by side on the pool and answer through the mailbox. A delay before an effect is
-spent waiting on the mailbox, so that a cancel ends it at once. What is committed
-before an effect begins is the intent; what is committed next holds its result.
+A lone effect that keeps its time is performed right here, on the thread of the run;
+all others run side by side on the pool and answer through the mailbox. A delay
+before an effect is spent waiting on the mailbox, so that a cancel ends it at once.
+What is committed before an effect begins is the intent; what is committed next
+holds its result.
 """
 
 from concurrent.futures import Executor
@@ -58,7 +59,7 @@ def _go_on(desk: Desk, mailbox: Mailbox, pool: Executor) -> None:
         desk.plan()
     desk.commit()
     ready = desk.ready()
-    if ready and desk.alone:
+    if ready and desk.alone and desk.performer.keeps_time(ready[0]):
         done = perform(desk.performer, ready[0])
         desk.take([done, *mailbox.take(0.0)])
     else:

@@ -215,7 +215,18 @@ class Performer:
             name=call.route.tool,
             arguments=call.use.arguments,
             timeout=self.within(self.options.tool_timeout),
+            abandoned=self.abandoned,
         )
+
+    def keeps_time(self, effect: Effect) -> bool:
+        """Whether an effect ends in time by itself: then one thread is enough.
+
+        A backend has to, and a server may promise it; see `ports.ToolServer`.
+        """
+        if not isinstance(effect, Call):
+            return True
+        server = self.drive.servers[effect.route.alias]
+        return bool(getattr(server, "keeps_time", False))
 
     def called(self, call: Call, answer: ToolAnswer | Failure) -> Performed:
         """The event of a call: its result made storable, or its failure."""

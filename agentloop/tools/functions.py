@@ -75,6 +75,8 @@ class FunctionTools:
         ValueError: a name that is taken or that providers refuse.
     """
 
+    keeps_time = True
+
     def __init__(
         self,
         tools: Iterable[Tool[..., object] | Function],

@@ -98,6 +98,8 @@ class StdioServer:
         MissingExtraError: the extra `mcp` is not installed.
     """
 
+    keeps_time = True
+
     def __init__(
         self,
         command: str,

@@ -58,6 +58,8 @@ class Remote:
 class RemoteTools:
     """A `ToolServer` whose tools are reached by MCP."""
 
+    keeps_time = True
+
     def __init__(self, remote: Remote) -> None:
         self._remote = remote
         self._lock = threading.Lock()
