@@ -594,7 +594,7 @@ class Deaf:
         self.go = threading.Event()
 
     def declared(self) -> tuple[Offer, ...]:
-        return (Offer(ToolSpec("wait", "Wait.", {"type": "object"})),)
+        return (Offer(ToolSpec(name="wait", input_schema={"type": "object"})),)
 
     def discover(self, timeout: float) -> tuple[Offer, ...]:
         return self.declared()
@@ -637,7 +637,7 @@ def test_a_cancel_does_not_wait_for_a_lone_call(kind: str) -> None:
             deaf.go.set()
         assert ended.error is not None
         assert ended.error.type == "AgentLoopCancelled"
-        said = loop.messages(made.id, scope=SCOPE).messages[-1].content[0]
+        said = loop.messages(made.id, scope=SCOPE).messages[-1]
         assert "outcome" in str(said)
 
 
