@@ -247,6 +247,18 @@ def test_a_server_without_url_declares_no_tools():
     assert refused(bad, ("rooms",)) == ("invalid-config", told)
 
 
+def test_a_config_names_no_more_servers_than_can_be_asked():
+    """Sixty-four by URL; the aliases of the host do not count."""
+    def servers(n):
+        return tuple(McpServer(alias=f"s{i}", url=URL) for i in range(n))
+
+    own = [f"own{i}" for i in range(70)]
+    hosts = tuple(McpServer(alias=alias) for alias in own)
+    validate(config(mcp_servers=(*servers(64), *hosts)), own)
+    told = "$.mcp_servers may hold at most 64 servers with a url, not 65"
+    assert refused(config(mcp_servers=servers(65))) == ("invalid-config", told)
+
+
 @pytest.mark.parametrize("url", ["", " \t"])
 def test_a_blank_url_is_refused(url):
     """It is neither an address nor the absence of one."""

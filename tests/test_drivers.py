@@ -12,6 +12,7 @@ from agentloop.core.catalog import Failure
 from agentloop.core.content import Message, Text
 from agentloop.core.history import problems
 from agentloop.core.phases import Infer, ModelReplied
+from agentloop.core.routing import Offer
 from agentloop.ports import (
     AttemptReport,
     ClaimRequest,
@@ -106,6 +107,39 @@ def test_a_catalog_that_is_none_refuses_the_run(face: str, case: str) -> None:
     assert run.error.type == "AgentLoopMcpDiscoveryFailed"
     assert "rooms: the server listed its tools as" in run.error.message
     assert (run.iterations_used, log) == (0, [])
+
+
+class Crowd:
+    """Counts how many servers are asked for their tools at the same time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._now = 0
+        self.most = 0
+
+    def discover(self, limit: float) -> tuple[Offer, ...]:
+        """A catalog that takes its time."""
+        with self._lock:
+            self._now += 1
+            self.most = max(self.most, self._now)
+        threading.Event().wait(0.02)
+        with self._lock:
+            self._now -= 1
+        return Rooms().declared()
+
+
+@both_faces
+def test_servers_are_asked_sixteen_at_a_time(face: str) -> None:
+    """A config may name many servers; it cannot have a thread for each of them."""
+    crowd, servers = Crowd(), {}
+    for n in range(40):
+        rooms = Rooms()
+        rooms.declared = lambda: None  # type: ignore[method-assign] # to be discovered
+        rooms.discover = crowd.discover  # type: ignore[method-assign] # counted
+        servers[f"r{n}"] = rooms
+    run, _ = played(face, ScriptedBackend(says("hi")), tools=servers)
+    assert run.status == "completed"
+    assert 1 < crowd.most <= 16
 
 
 # ---------------------------------------------------------------- backends

@@ -471,6 +471,8 @@ def test_a_connection_that_hangs() -> None:
     [
         ("list-same-cursor", "discovery_refused"),
         ("list-endless", "discovery_refused"),
+        ("list-many-tools", "discovery_refused"),
+        ("list-huge-pages", "discovery_refused"),
         ("list-no-tools", "discovery_refused"),
         ("list-tools-object", "discovery_refused"),
         ("list-cursor-number", "discovery_refused"),
@@ -485,6 +487,23 @@ def test_a_connection_that_hangs() -> None:
 def test_a_broken_catalog(opened: Any, name: str, kind: str) -> None:
     """A catalog that cannot be had says whether another attempt may help."""
     assert failure_of(opened(name).discover(10)).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("name", "pages", "told"),
+    [
+        ("list-many-tools", 4, "exceeds 1000 tools"),
+        ("list-huge-pages", 11, "exceeds 2097152 bytes"),
+        ("list-endless", 201, "does not end"),
+    ],
+)
+def test_a_whole_catalog_is_capped(
+    opened: Any, hostile: HostileServer, name: str, pages: int, told: str
+) -> None:
+    """Pages are asked for until tools, bytes or pages are too many together."""
+    before = len(hostile.seen(name, "tools/list"))
+    assert told in failure_of(opened(name).discover(20)).message
+    assert len(hostile.seen(name, "tools/list")) == before + pages
 
 
 def test_a_catalog_that_hangs(opened: Any) -> None:

@@ -17,6 +17,9 @@ from agentloop.core.content import JsonObject
 
 MAX_WIRE_NAME = 64
 MAX_ITERATIONS = 10_000
+MAX_SERVERS = 64
+"""MCP servers that a config may name by URL: each is asked for its tools in each run,
+and no provider takes as many tools as this many servers would have."""
 _ALIAS = re.compile(r"[a-zA-Z][a-zA-Z0-9]{0,7}")
 _WIRE_NAME = re.compile(rf"[a-zA-Z0-9_-]{{1,{MAX_WIRE_NAME}}}")
 
@@ -300,6 +303,12 @@ def _check_caller_tools(tools: tuple[ToolSpec, ...]) -> None:
 
 
 def _check_servers(servers: tuple[McpServer, ...], registered: Collection[str]) -> None:
+    by_url = sum(server.url is not None for server in servers)
+    if by_url > MAX_SERVERS:
+        raise _refuse(
+            f"$.mcp_servers may hold at most {MAX_SERVERS} servers with a url, "
+            f"not {by_url}"
+        )
     for i, server in enumerate(servers):
         if server.url is not None:
             if not server.url.strip():

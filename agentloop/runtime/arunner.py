@@ -32,7 +32,7 @@ from agentloop.runtime.apulse import AsyncPulse
 from agentloop.runtime.desk import Desk
 from agentloop.runtime.hub import Hub
 from agentloop.runtime.narrate import Effect
-from agentloop.runtime.perform import Performed, Performer, catalog
+from agentloop.runtime.perform import ASKED_AT_ONCE, Performed, Performer, catalog
 from agentloop.runtime.prepare import (
     DRIVER,
     Drive,
@@ -203,9 +203,14 @@ class AsyncRunner:
             return performer.tool_crashed(call, error)
 
     async def _discover(self, performer: Performer, command: Discover) -> Performed:
-        limit = performer.within(performer.options.discovery_timeout) or 0.001
-        servers = [performer.drive.servers[alias] for alias in command.servers]
-        found = await asyncio.gather(*(self._ask(s, limit) for s in servers))
+        places = asyncio.Semaphore(ASKED_AT_ONCE)
+
+        async def ask(alias: str) -> tuple[Offer, ...] | Failure:
+            async with places:
+                server = performer.drive.servers[alias]
+                return await self._ask(server, performer.time_to_list())
+
+        found = await asyncio.gather(*map(ask, command.servers))
         return performer.discovered(
             command, dict(zip(command.servers, found, strict=True))
         )

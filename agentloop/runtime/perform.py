@@ -63,6 +63,9 @@ from agentloop.wire import (
 
 MAX_REPORTS = 50
 """Lines about tools that servers left out; events are kept, and stay slim."""
+ASKED_AT_ONCE = 16
+"""Servers of one run that list their tools side by side; a caller's config names them,
+and each takes a thread or a place in the host's pool."""
 Discoveries: TypeAlias = dict[str, tuple[Offer, ...] | Failure]
 
 
@@ -250,6 +253,10 @@ class Performer:
 
     # ------------------------------------------------------------ discovery
 
+    def time_to_list(self) -> float:
+        """How long the server that is asked now may take."""
+        return self.within(self.options.discovery_timeout) or 0.001
+
     def discovered(self, command: Discover, found: Discoveries) -> Performed:
         """The event of a discovery: every catalog, or the first failure."""
         for alias, offers in found.items():
@@ -315,17 +322,18 @@ def _call(performer: Performer, call: Call) -> Performed:
 
 
 def _discover(performer: Performer, command: Discover) -> Performed:
-    """Ask all servers at once; threads of its own, because this is rare."""
-    limit = performer.within(performer.options.discovery_timeout) or 0.001
+    """Ask many servers at once; threads of its own, because this is rare."""
     aliases = command.servers
-    with ThreadPoolExecutor(len(aliases), "agentloop-discovery") as pool:
-        found = pool.map(lambda a: _ask(performer.drive.servers[a], limit), aliases)
+    at_once = min(len(aliases), ASKED_AT_ONCE)
+    with ThreadPoolExecutor(at_once, "agentloop-discovery") as pool:
+        found = pool.map(lambda alias: _ask(performer, alias), aliases)
         return performer.discovered(command, dict(zip(aliases, found, strict=True)))
 
 
-def _ask(server: ToolServer, limit: float) -> tuple[Offer, ...] | Failure:
+def _ask(performer: Performer, alias: str) -> tuple[Offer, ...] | Failure:
     try:
-        return catalog(server.discover(limit))
+        server = performer.drive.servers[alias]
+        return catalog(server.discover(performer.time_to_list()))
     except Exception as error:
         message = f"the server raised {type(error).__name__}"
         return Failure(kind="discovery_refused", message=message)

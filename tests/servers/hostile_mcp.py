@@ -659,9 +659,12 @@ def _pages(*pages: dict[str, object]) -> Behaviour:
     return answer
 
 
-def _endless(server: HostileServer, reply: Reply) -> None:
-    cursor = int(reply.request.body.get("params", {}).get("cursor", 0))
-    reply.result({"tools": [GOOD], "nextCursor": str(cursor + 1)})
+def _endless(*tools: object) -> Behaviour:
+    def answer(server: HostileServer, reply: Reply) -> None:
+        cursor = int(reply.request.body.get("params", {}).get("cursor", 0))
+        reply.result({"tools": list(tools), "nextCursor": str(cursor + 1)})
+
+    return answer
 
 
 BEHAVIOURS |= {
@@ -691,7 +694,9 @@ BEHAVIOURS |= {
         }
     ),
     "list-same-cursor": _pages({"tools": [GOOD], "nextCursor": "0"}),
-    "list-endless": _endless,
+    "list-endless": _endless(GOOD),
+    "list-many-tools": _endless(*[GOOD] * 300),
+    "list-huge-pages": _endless({**GOOD, "description": "x" * 200_000}),
     "list-no-tools": _pages({"result": []}),
     "list-tools-object": _pages({"tools": {}}),
     "list-cursor-number": _pages({"tools": [], "nextCursor": 7}),

@@ -14,8 +14,13 @@ from agentloop.core.content import JsonObject
 from agentloop.core.routing import InDoubt, Offer
 from agentloop.ports import require
 from agentloop.tools.mcp.envelope import protocol_fault
+from agentloop.wire import dump
 
 MAX_PAGES: Final = 200
+MAX_TOOLS: Final = 1000
+MAX_BYTES: Final = 2 * 1024 * 1024
+"""Of a whole catalog as JSON text: far more than any model is told of, and little
+enough for the catalogs of a run's every server to be held at once."""
 _DIALECTS: Final = tuple(
     f"{scheme}://json-schema.org/{name}"
     for scheme in ("http", "https")
@@ -44,17 +49,23 @@ async def list_tools(ask: Ask, alias: str) -> Listing:
     """Every page of a server's catalog.
 
     Raises:
-        FaultError: a page is broken, or the pages do not end.
+        FaultError: a page is broken, the pages do not end, or hold too much.
     """
     offers: list[Offer] = []
     reports: list[str] = []
     cursors: set[str] = set()
     params: JsonObject = {}
+    size = 0
     while True:
         page = await ask("tools/list", params)
         tools, cursor = page.get("tools"), page.get("nextCursor")
         if not isinstance(tools, list) or not isinstance(cursor, str | None):
             raise protocol_fault(f"the catalog of '{alias}' is no list of tools")
+        if len(offers) + len(reports) + len(tools) > MAX_TOOLS:
+            raise protocol_fault(f"the catalog of '{alias}' exceeds {MAX_TOOLS} tools")
+        size += len(dump(tools))
+        if size > MAX_BYTES:
+            raise protocol_fault(f"the catalog of '{alias}' exceeds {MAX_BYTES} bytes")
         for i, tool in enumerate(tools, len(offers) + len(reports)):
             match read_tool(tool, i):
                 case Offer() as offer:
