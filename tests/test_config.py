@@ -249,6 +249,7 @@ def test_a_server_without_url_declares_no_tools():
 
 def test_a_config_names_no_more_servers_than_can_be_asked():
     """Sixty-four by URL; the aliases of the host do not count."""
+
     def servers(n):
         return tuple(McpServer(alias=f"s{i}", url=URL) for i in range(n))
 
@@ -264,6 +265,39 @@ def test_a_blank_url_is_refused(url):
     """It is neither an address nor the absence of one."""
     bad = config(mcp_servers=(McpServer(alias="docs", url=url),))
     assert refused(bad) == ("invalid-config", "$.mcp_servers[0].url must not be blank")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "not a url",
+        "rooms.example.com/mcp",
+        "ftp://rooms.example.com/mcp",
+        "//rooms.example.com/mcp",
+        "https://",
+        "https:///mcp",
+        "https://rooms.example.com/a b",
+        "https://rooms.example.com/\n",
+        "https://röoms.example.com/mcp",
+        "https:\\\\rooms.example.com",
+        "https://rooms.example.com/" + "x" * 2048,
+    ],
+)
+def test_what_is_no_url_is_refused(url):
+    """At once and with its path, not when a run comes to need it."""
+    fine = McpServer(alias="web", url=URL)
+    slug, told = refused(config(mcp_servers=(fine, McpServer(alias="docs", url=url))))
+    assert slug == "invalid-config"
+    assert told.startswith("$.mcp_servers[1].url must be an http or https URL of at mo")
+    assert len(told) < 300
+
+
+@pytest.mark.parametrize(
+    "url", ["HTTPS://x", "http://127.0.0.1:8000/mcp?a=b#c", "https://[2606::1]/", URL]
+)
+def test_a_url_is_judged_by_its_form_alone(url):
+    """Where a server may be is for the host to say, when a run is started."""
+    validate(config(mcp_servers=(McpServer(alias="docs", url=url),)))
 
 
 def test_registered_aliases_are_offered_unless_servers_are_listed():

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from agentloop.core.catalog import BY_TYPE
+from agentloop.stores.memory import MemoryStore
 from agentloop.testing.scripted import calls, says
 from agentloop.tools.mcp import McpDirectory, McpOptions, StdioServer
 from agentloop.wire import Limits
@@ -543,25 +544,53 @@ def test_a_choice_whose_server_cannot_be_asked_is_refused(
 # ------------------------------------------------ what must not happen
 
 
-ADDRESSES = [
-    ("http://127.0.0.1:{port}/honest", "AgentLoopInvalidEffectiveConfig"),
-    ("https://127.0.0.1:{port}/honest", "AgentLoopInvalidEffectiveConfig"),
-    ("https://rooms.example.com:{port}/honest", "McpProtocol"),
-]
+LOOSE = McpOptions(allow_private=True)
+STRICT = McpOptions(resolve=lambda host, port: ("127.0.0.1",))
 
 
-@pytest.mark.parametrize(("url", "type_"), ADDRESSES)
-def test_the_network_of_the_host_is_out_of_reach(
-    hostile: HostileServer, face: str, url: str, type_: str
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_an_address_in_the_hosts_network_is_refused_at_the_start(
+    hostile: HostileServer, face: str, scheme: str
 ) -> None:
-    """Without the option no private address is even connected to."""
+    """Without the option a run is not even started, and the caller hears why."""
+    url = f"{scheme}://127.0.0.1:{hostile.port}/honest"
+    with world(face=face, mcp=McpDirectory(STRICT), workers=0) as idle:
+        conversation = idle.conversation(mcp_servers=[declared(url)])
+        refused = idle.start(conversation)
+        assert (refused.status_code, slug(refused)) == (400, "invalid-config")
+        detail = refused.json()["detail"]
+        assert "$.mcp_servers[0].url: the MCP server 'bad' may not be rea" in detail
+        runs = idle.get(f"/agents/conversations/{conversation}/runs").json()
+        assert runs == {"runs": []}
+
+
+def test_a_name_in_the_hosts_network_is_out_of_reach(
+    hostile: HostileServer, face: str
+) -> None:
+    """Where a name leads is seen when it is resolved, before anything connects."""
     before = len(hostile.requests)
-    strict = McpOptions(resolve=lambda host, port: ("127.0.0.1",))
-    with world(ASKS, face=face, mcp=McpDirectory(strict)) as served:
-        server = declared(url.format(port=hostile.port))
+    with world(ASKS, face=face, mcp=McpDirectory(STRICT)) as served:
+        server = declared(f"https://rooms.example.com:{hostile.port}/honest")
         run = served.run(served.conversation(mcp_servers=[server]))
-        assert "'bad' may not be reached" in failed_as(run, type_)
+        assert "'bad' may not be reached" in failed_as(run, "McpProtocol")
     assert len(hostile.requests) == before
+
+
+def test_a_run_that_another_host_started_is_judged_again(
+    hostile: HostileServer,
+) -> None:
+    """The worker's own policy holds, and the error says what is wrong and no more."""
+    store = MemoryStore()
+    with world(mcp=McpDirectory(LOOSE), store=store, workers=0) as idle:
+        url = hostile.url("honest")
+        conversation = idle.conversation(mcp_servers=[declared(url)])
+        run_id = idle.start(conversation).json()["id"]
+    with world(mcp=McpDirectory(STRICT), store=store) as served:
+        run = served.ended(run_id)
+    assert failed_as(run, "AgentLoopInvalidEffectiveConfig") == (
+        "the effective_config cannot be used here: the MCP server 'bad' may not be "
+        "reached: the URL must start with https://, not http://"
+    )
 
 
 def test_the_callers_token_is_not_passed_on(hostile: HostileServer, face: str) -> None:

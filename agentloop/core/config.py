@@ -20,6 +20,8 @@ MAX_ITERATIONS = 10_000
 MAX_SERVERS = 64
 """MCP servers that a config may name by URL: each is asked for its tools in each run,
 and no provider takes as many tools as this many servers would have."""
+_URL = re.compile(r"(?=[!-\[\]-~]{1,2048}\Z)https?://[^/?#]+[^#]*(#.*)?", re.IGNORECASE)
+"""What every reader of URLs agrees on; where one may lead is for the host to say."""
 _ALIAS = re.compile(r"[a-zA-Z][a-zA-Z0-9]{0,7}")
 _WIRE_NAME = re.compile(rf"[a-zA-Z0-9_-]{{1,{MAX_WIRE_NAME}}}")
 
@@ -311,8 +313,7 @@ def _check_servers(servers: tuple[McpServer, ...], registered: Collection[str]) 
         )
     for i, server in enumerate(servers):
         if server.url is not None:
-            if not server.url.strip():
-                raise _refuse(f"$.mcp_servers[{i}].url must not be blank")
+            _check_url(server.url, f"$.mcp_servers[{i}].url")
             continue
         if server.alias not in registered:
             known = ", ".join(sorted(registered)) or "none"
@@ -325,6 +326,16 @@ def _check_servers(servers: tuple[McpServer, ...], registered: Collection[str]) 
                 f"$.mcp_servers[{i}].tools needs a url: "
                 f"the tools of '{server.alias}' are the host's"
             )
+
+
+def _check_url(url: str, path: str) -> None:
+    if not url.strip():
+        raise _refuse(f"{path} must not be blank")
+    if not _URL.fullmatch(url):
+        raise _refuse(
+            f"{path} must be an http or https URL of at most 2048 printable ASCII "
+            f"characters, not {url!r:.100}"
+        )
 
 
 def _duplicates(names: Iterable[str]) -> list[str]:

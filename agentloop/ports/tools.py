@@ -88,7 +88,11 @@ class ToolServer(Protocol):
 
 
 class ServerDirectory(Protocol):
-    """Reaches the servers that a config names by URL."""
+    """Reaches the servers that a config names by URL.
+
+    A directory with `check`, which takes a server and raises as `open` does, is asked
+    when a run is started, so that the caller hears of it; it must not connect.
+    """
 
     def open(self, server: McpServer) -> ToolServer:
         """The server's tools for one run; `close` is called when it ends.

@@ -129,7 +129,7 @@ class LateDirectory:
     """Reaches MCP servers by the shipped client, loaded when a config names one."""
 
     def __init__(self) -> None:
-        self._found: ServerDirectory | None = None
+        self._found: Any = None
 
     def open(self, server: McpServer) -> ToolServer:
         """The server's tools for one run.
@@ -138,6 +138,18 @@ class LateDirectory:
             RequestError: `invalid-config`, when policy forbids the address or the
                 extra is not installed.
         """
+        found: ToolServer = self._directory(server).open(server)
+        return found
+
+    def check(self, server: McpServer) -> None:
+        """Judge the URL of a server before a run is started.
+
+        Raises:
+            RequestError: as `open` does.
+        """
+        self._directory(server).check(server)
+
+    def _directory(self, server: McpServer) -> Any:
         found = self._found
         if found is None:
             try:
@@ -146,7 +158,7 @@ class LateDirectory:
                 problem = f"mcp_servers entry '{server.alias}' has a url: {error}"
                 raise RequestError("invalid-config", problem=problem) from None
             self._found = found
-        return found.open(server)
+        return found
 
 
 def tool_servers(tools: Tools | None) -> dict[str, ToolServer]:

@@ -90,6 +90,25 @@ class Resources:
         """What the rows of new runs name as their driver."""
         return DRIVER if self.engine is None else self.engine.name
 
+    def check_servers(self, config: Config) -> None:
+        """Refuse a server that the host's directory can tell it would not open.
+
+        Raises:
+            RequestError: `invalid-config`, with the JSON path.
+        """
+        check = getattr(self.directory, "check", None)
+        if check is None:
+            return
+        for i, server in enumerate(config.mcp_servers or ()):
+            if server.url is None:
+                continue
+            try:
+                check(server)
+            except RequestError as error:
+                problem = error.facts.get("problem", error.detail)
+                path = f"$.mcp_servers[{i}].url"
+                raise RequestError(error.slug, problem=f"{path}: {problem}") from None
+
 
 @define
 class Drive:
@@ -237,7 +256,7 @@ def _prepared(claim: Claim, resources: Resources, opened: list[ToolServer]) -> D
         drive.backend = resources.choose_backend(config)
         _open_servers(drive, resources, opened)
     except RequestError as error:
-        raise _invalid_config(error.detail) from None
+        raise _unusable(str(error.facts.get("problem", error.detail))) from None
     stop = _reason_to_stop(claim)
     if claim.header is None:
         plan = _new_plan(drive, choice, resources.options)
@@ -284,6 +303,12 @@ def _invalid_config(problem: str) -> BrokenRunError:
     return BrokenRunError(type_, describe(type_, problem=problem))
 
 
+def _unusable(problem: str) -> BrokenRunError:
+    """A config that is whole, but not for a host like this one."""
+    message = f"the effective_config cannot be used here: {problem}"
+    return BrokenRunError("AgentLoopInvalidEffectiveConfig", message)
+
+
 def _conversation(row: RunRow, store: Store) -> tuple[str | None, tuple[Message, ...]]:
     """The system prompt and the messages before the run."""
     reader = Reader(row.company_id)
@@ -316,7 +341,7 @@ def _open_servers(drive: Drive, resources: Resources, opened: list[ToolServer]) 
             found = resources.servers[server.alias]
             registered[server.alias] = found.declared() or ()
         else:
-            raise _invalid_config(f"no tools are registered under '{server.alias}'")
+            raise _unusable(f"no tools are registered under '{server.alias}'")
         drive.servers[server.alias] = found
     drive.catalogs = dict(declared_catalogs(drive.config, registered))
     for alias, found in drive.servers.items():

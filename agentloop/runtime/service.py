@@ -239,6 +239,7 @@ class Service:
         self._check_config(config)
         if override is not None and _TOOL_FIELDS & override.changes.keys():
             _check_callers_schemas(config)  # those of the defaults are checked
+        self.resources.check_servers(config)
         return config
 
     def _check_config(self, config: Config) -> None:

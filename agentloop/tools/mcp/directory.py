@@ -46,13 +46,23 @@ class McpDirectory:
         Raises:
             RequestError: `invalid-config`, when policy forbids the address.
         """
+        return RemoteTools(self._remote(server, self._endpoint(server)))
+
+    def check(self, server: McpServer) -> None:
+        """Judge the URL of a server; a name is judged when it is resolved.
+
+        Raises:
+            RequestError: `invalid-config`, when policy forbids the address.
+        """
+        self._endpoint(server)
+
+    def _endpoint(self, server: McpServer) -> Endpoint:
         policy = Policy(allow_private=self._options.allow_private)
         try:
-            endpoint = read_url(server.url or "", policy)
+            return read_url(server.url or "", policy)
         except ForbiddenAddressError as error:
             problem = f"the MCP server '{server.alias}' may not be reached: {error}"
             raise RequestError("invalid-config", problem=problem) from None
-        return RemoteTools(self._remote(server, endpoint))
 
     def _remote(self, server: McpServer, endpoint: Endpoint) -> Remote:
         def connect() -> "Link":

@@ -7,7 +7,7 @@ A tool that cannot be offered is left out and reported; it never sinks the other
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Final, TypeAlias
 
-from attrs import frozen
+from attrs import define, field, frozen
 
 from agentloop.core.config import ToolSpec
 from agentloop.core.content import JsonObject
@@ -51,33 +51,51 @@ async def list_tools(ask: Ask, alias: str) -> Listing:
     Raises:
         FaultError: a page is broken, the pages do not end, or hold too much.
     """
-    offers: list[Offer] = []
-    reports: list[str] = []
-    cursors: set[str] = set()
+    pages = _Pages(alias)
     params: JsonObject = {}
-    size = 0
-    while True:
-        page = await ask("tools/list", params)
+    while cursor := pages.take(await ask("tools/list", params)):
+        params = {"cursor": cursor}
+    return Listing(tuple(pages.offers), tuple(pages.reports))
+
+
+@define
+class _Pages:
+    """What was read of a catalog so far, and how much that is."""
+
+    alias: str
+    offers: list[Offer] = field(factory=list)
+    reports: list[str] = field(factory=list)
+    _cursors: set[str] = field(factory=set)
+    _bytes: int = 0
+
+    def take(self, page: JsonObject) -> str | None:
+        """Add a page; the cursor of the next one, if there is one."""
         tools, cursor = page.get("tools"), page.get("nextCursor")
         if not isinstance(tools, list) or not isinstance(cursor, str | None):
-            raise protocol_fault(f"the catalog of '{alias}' is no list of tools")
-        if len(offers) + len(reports) + len(tools) > MAX_TOOLS:
-            raise protocol_fault(f"the catalog of '{alias}' exceeds {MAX_TOOLS} tools")
-        size += len(dump(tools))
-        if size > MAX_BYTES:
-            raise protocol_fault(f"the catalog of '{alias}' exceeds {MAX_BYTES} bytes")
-        for i, tool in enumerate(tools, len(offers) + len(reports)):
+            raise protocol_fault(f"the catalog of '{self.alias}' is no list of tools")
+        known = len(self.offers) + len(self.reports)
+        self._count(known + len(tools), len(dump(tools)))
+        for i, tool in enumerate(tools, known):
             match read_tool(tool, i):
                 case Offer() as offer:
-                    offers.append(offer)
+                    self.offers.append(offer)
                 case str() as report:
-                    reports.append(report)
-        if not cursor:
-            return Listing(tuple(offers), tuple(reports))
-        if cursor in cursors or len(cursors) >= MAX_PAGES:
-            raise protocol_fault(f"the catalog of '{alias}' does not end")
-        cursors.add(cursor)
-        params = {"cursor": cursor}
+                    self.reports.append(report)
+        if cursor and (cursor in self._cursors or len(self._cursors) >= MAX_PAGES):
+            raise protocol_fault(f"the catalog of '{self.alias}' does not end")
+        self._cursors.add(cursor or "")
+        return cursor
+
+    def _count(self, tools: int, size: int) -> None:
+        self._bytes += size
+        if tools > MAX_TOOLS:
+            raise protocol_fault(
+                f"the catalog of '{self.alias}' exceeds {MAX_TOOLS} tools"
+            )
+        if self._bytes > MAX_BYTES:
+            raise protocol_fault(
+                f"the catalog of '{self.alias}' exceeds {MAX_BYTES} bytes"
+            )
 
 
 def read_tool(tool: object, position: int) -> Offer | str:
