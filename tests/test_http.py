@@ -5,9 +5,11 @@ import json
 import logging
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from agentloop import AgentLoop, MissingExtraError, Scope
+from agentloop.core.catalog import Failure
 from agentloop.core.run import RunEvent
 from agentloop.http import (
     HttpOptions,
@@ -31,6 +34,7 @@ from agentloop.http import (
 )
 from agentloop.http.operations import OPERATIONS
 from agentloop.ports import StoreUnavailableError
+from agentloop.runtime import choices
 from agentloop.testing.scripted import ScriptedBackend, calls, says
 from tests.http_world import (
     ALICE,
@@ -317,6 +321,58 @@ def test_blocking_calls_use_so_many_threads_and_no_more(threads: int) -> None:
         assert served.get("/healthz").status_code == 200
         slow.go_on.set()
         assert [found.result(10).status_code for found in asked] == [200] * 5
+
+
+class Silent:
+    """A tool server that must be asked, and does not answer in time."""
+
+    def __init__(self) -> None:
+        self.asked: list[float] = []
+
+    def declared(self) -> None:
+        return None
+
+    def discover(self, timeout: float) -> Failure:
+        self.asked.append(timeout)
+        threading.Event().wait(timeout + 0.1)
+        return Failure(kind="discovery_unavailable", message="no answer")
+
+    def call(self, call: Any) -> Any:
+        raise AssertionError("nothing is called")
+
+    def close(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize("face", ["sync", "async"])
+def test_silent_servers_of_tool_choices_hold_nobody_else_up(
+    face: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look at a server has threads of its own, and its time covers the queue."""
+    monkeypatch.setattr(choices, "CHOICE_CHECK_TIMEOUT", 0.7)
+    silent, choice = Silent(), {"kind": "specific_tool", "name": "far-t"}
+    tools = {"far": silent}
+    with (
+        world(says("hi"), face=face, tools=tools) as served,
+        ThreadPoolExecutor(40) as pool,
+    ):
+        conversation = served.conversation()
+        plain = served.conversation(mcp_servers=[])
+        start = partial(served.start, conversation, tool_choice=choice)
+        asked = [pool.submit(start) for _ in range(40)]
+        while len(silent.asked) < 16:
+            threading.Event().wait(0.005)
+        for _ in range(20):
+            assert served.get(f"/agents/conversations/{plain}").status_code == 200
+        assert served.run(plain)["status"] == "completed"
+        found = [future.result(10) for future in asked]
+    told = Counter(slug(answer) for answer in found)
+    assert told.keys() == {"mcp-discovery-failed", "too-many-requests"}
+    assert len(silent.asked) == told["mcp-discovery-failed"] >= 16
+    assert all(timeout <= 0.7 for timeout in silent.asked)
+    late = next(answer for answer in found if answer.status_code == 429)
+    assert late.headers["retry-after"] == "1"
+    assert "tool choices wait for their servers" in problem(late)["detail"]
 
 
 @pytest.mark.parametrize("face", ["sync", "async"])

@@ -27,6 +27,7 @@ from agentloop.http.streams import (
     frame_of,
 )
 from agentloop.ports import StoreUnavailableError
+from agentloop.runtime.choices import Choices
 from agentloop.runtime.watch import Kept
 from agentloop.testing.scripted import ScriptedBackend, calls, says
 from tests.http_world import ALICE, TOKENS, FaultyStore, World, slug, world
@@ -323,7 +324,7 @@ def test_a_gap_in_what_was_heard_is_filled_from_the_store() -> None:
                 run_id="r",
                 caller=ALICE,
                 after=0,
-                calls=Calls(face, fixed_tokens(TOKENS), executor),
+                calls=Calls(face, fixed_tokens(TOKENS), executor, Choices()),
                 options=HttpOptions(poll=10, heartbeat=10),
                 streams=OpenStreams(),
             )

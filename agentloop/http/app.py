@@ -30,6 +30,7 @@ from agentloop.http.operations import OPERATIONS, Operation
 from agentloop.http.options import HttpOptions
 from agentloop.http.problems import Reporter
 from agentloop.http.streams import EventStream, OpenStreams
+from agentloop.runtime.choices import Choices
 from agentloop.runtime.system import SystemClock
 from agentloop.wire import is_uuid
 
@@ -47,9 +48,10 @@ class Application:
 def build(face: Face, authenticate: Authenticate, options: HttpOptions) -> Application:
     """Put an app together; it starts no thread before the first request."""
     executor = ThreadPoolExecutor(options.threads, "agentloop-http")
+    choices = Choices(options.threads)
     loop_options = face.watch.options
     desk = Desk(
-        calls=Calls(face, authenticate, executor),
+        calls=Calls(face, authenticate, executor, choices),
         options=options,
         streams=OpenStreams(),
         physician=Physician(face.watch, options.health_timeout),
@@ -64,6 +66,7 @@ def build(face: Face, authenticate: Authenticate, options: HttpOptions) -> Appli
         finally:
             desk.physician.close()
             executor.shutdown(wait=False, cancel_futures=True)
+            choices.close()
 
     counter = Counter()
     app = Starlette(

@@ -7,8 +7,10 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import Any, TypeAlias, TypeVar, cast
 
+from agentloop.core.run import Run, Scope
 from agentloop.http.auth import Authenticate, Found
 from agentloop.runtime.aface import AsyncAgentLoop
+from agentloop.runtime.choices import Choices, may_ask
 from agentloop.runtime.face import AgentLoop
 from agentloop.runtime.service import Service
 
@@ -21,9 +23,14 @@ class Calls:
     """A face, the threads for what blocks, and who may call."""
 
     def __init__(
-        self, face: Face, authenticate: Authenticate, executor: Executor
+        self,
+        face: Face,
+        authenticate: Authenticate,
+        executor: Executor,
+        choices: Choices,
     ) -> None:
         self.face = face
+        self._choices = choices
         self._authenticate = authenticate
         self._executor = executor
 
@@ -53,6 +60,15 @@ class Calls:
         if isinstance(self.face, AgentLoop):
             return await self.on_thread(lambda: shape(cast("T", call())))
         return await self.on_thread(shape, await cast("Awaitable[T]", call()))
+
+    async def starting(
+        self, shape: Callable[[tuple[Run, bool]], U], id_: str, body: Any, scope: Scope
+    ) -> U:
+        """Start a run; who has to wait for a server holds no thread of the others."""
+        if isinstance(self.face, AgentLoop) and may_ask(body):
+            submit = partial(self.face.submit_run, id_, body, scope=scope)
+            return await self._choices.start(lambda left: shape(submit(patience=left)))
+        return await self.of(shape, self.face.submit_run, id_, body, scope=scope)
 
     async def reading(
         self, shape: Callable[[T], U], read: Callable[..., T], *args: Any

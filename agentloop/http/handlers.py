@@ -123,8 +123,7 @@ async def start_run(desk: Desk, asked: Asked) -> Answer:
     """`POST /agents/conversations/{conversation_id}/runs`."""
     body = await _body(desk, asked)
     id_ = _conversation_id(asked)
-    submit = desk.calls.face.submit_run
-    return await desk.calls.of(_started, submit, id_, body, scope=asked.scope)
+    return await desk.calls.starting(_started, id_, body, asked.scope)
 
 
 async def list_runs(desk: Desk, asked: Asked) -> Answer:

@@ -10,6 +10,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -50,6 +51,7 @@ from agentloop.runtime.assembly import (
     tool_servers,
 )
 from agentloop.runtime.aworker import AsyncWorker
+from agentloop.runtime.choices import Choices, may_ask
 from agentloop.runtime.follow import Cursor
 from agentloop.runtime.prepare import Resources, close_servers
 from agentloop.runtime.requests import Said
@@ -102,6 +104,7 @@ class AsyncAgentLoop:
             ThreadPoolExecutor(options.tool_slots, "agentloop-tool"),
             ThreadPoolExecutor(STORE_THREADS, "agentloop-store"),
         )
+        self._choices = Choices()
         self._runner = AsyncRunner(resources, self._hub, clock, *self._pools)
         self._workers: list[AsyncWorker] = []
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -174,8 +177,11 @@ class AsyncAgentLoop:
     ) -> tuple[Run, bool]:
         """Start a run from a request body; see `AgentLoop.submit_run`."""
         self._check_open()
-        start = self._service.start_run
-        run, created = await self._runner.call(start, conversation_id, body, scope)
+        start = partial(self._service.start_run, conversation_id, body, scope)
+        if may_ask(body):
+            run, created = await self._choices.start(start)
+        else:
+            run, created = await self._runner.call(start)
         if not run.terminal:
             for worker in self._workers:
                 worker.hint()
@@ -329,6 +335,7 @@ class AsyncAgentLoop:
             close_servers(self._service.resources.servers.values())
             for pool in self._pools:
                 pool.shutdown(wait=False)
+            self._choices.close()
 
     async def __aenter__(self) -> "AsyncAgentLoop":
         return self

@@ -57,7 +57,7 @@ from agentloop.runtime.pulse import Pulse
 from agentloop.runtime.requests import Said
 from agentloop.runtime.rounds import Rounds
 from agentloop.runtime.runner import Runner
-from agentloop.runtime.service import Service
+from agentloop.runtime.service import CHOICE_CHECK_TIMEOUT, Service
 from agentloop.runtime.watch import Watch
 from agentloop.runtime.worker import Worker
 
@@ -219,17 +219,23 @@ class AgentLoop:
         return self.submit_run(conversation_id, body, scope=scope)[0]
 
     def submit_run(
-        self, conversation_id: str, body: Mapping[str, Any], *, scope: Scope
+        self,
+        conversation_id: str,
+        body: Mapping[str, Any],
+        *,
+        scope: Scope,
+        patience: float = CHOICE_CHECK_TIMEOUT,
     ) -> tuple[Run, bool]:
         """Start a run from a request body as it came over the wire.
 
-        Returns the run, and whether it is new: False for a replayed key.
+        Returns the run, and whether it is new: False for a replayed key. A server
+        that a tool choice depends on is asked for `patience` seconds at most.
 
         Raises:
             RequestError: the documented refusals, in the documented order.
         """
         self._check_open()
-        run, created = self._service.start_run(conversation_id, body, scope)
+        run, created = self._service.start_run(conversation_id, body, scope, patience)
         if not run.terminal:
             for worker in self._workers:
                 worker.hint()

@@ -169,12 +169,17 @@ class Service:
     # ------------------------------------------------------------ starting runs
 
     def start_run(
-        self, conversation_id: str, request: Mapping[str, Any], scope: Scope
+        self,
+        conversation_id: str,
+        request: Mapping[str, Any],
+        scope: Scope,
+        patience: float = CHOICE_CHECK_TIMEOUT,
     ) -> tuple[Run, bool]:
         """Start a run, or find the one that was started under the same key.
 
         The order of checks is the contract's: scope, the key's shape, replay, the
-        rest of the body, version, config, tool choice, payload against history.
+        rest of the body, version, config, tool choice, payload against history. A
+        server that the tool choice depends on is asked for `patience` seconds at most.
 
         Returns:
             The run, and whether it is new.
@@ -191,7 +196,7 @@ class Service:
         if body.expected_version != row.version:
             raise _conflict(body.expected_version, row.version)
         # The key as it was looked up: a uuid is the same one in any case.
-        new = self._checked_run(row, evolve(body, client_op_id=key), scope)
+        new = self._checked_run(row, evolve(body, client_op_id=key), scope, patience)
         try:
             stored, created = self.store.insert_run(new)
         except VersionMovedError as moved:
@@ -213,12 +218,12 @@ class Service:
             raise RequestError("workflow-start-failed") from None
 
     def _checked_run(
-        self, row: ConversationRow, body: StartRequest, scope: Scope
+        self, row: ConversationRow, body: StartRequest, scope: Scope, patience: float
     ) -> NewRunRow:
         config = self._effective(row, body.config_override)
         choice = body.tool_choice
         backend = self.resources.choose_backend(config)
-        self._check_choice(choice, config)
+        self._check_choice(choice, config, patience)
         backend.check(config, on_the_wire(choice))
         self._check_history(row, body.payload, config)
         return NewRunRow(
@@ -261,26 +266,30 @@ class Service:
                 catalogs[server.alias] = None
         return catalogs
 
-    def _check_choice(self, choice: ToolChoice | None, config: Config) -> None:
+    def _check_choice(
+        self, choice: ToolChoice | None, config: Config, patience: float
+    ) -> None:
         catalogs = self._catalogs(config)
         alias = check_tool_choice(choice, config, catalogs)
         if alias is None:
             return
-        offers = self._ask(alias, config)
+        offers = self._ask(alias, config, patience)
         if isinstance(offers, Failure):
             raise RequestError(
                 "mcp-discovery-failed", alias=alias, problem=offers.message
             )
         check_tool_choice(choice, config, {**catalogs, alias: offers})
 
-    def _ask(self, alias: str, config: Config) -> tuple[Offer, ...] | Failure:
+    def _ask(
+        self, alias: str, config: Config, patience: float
+    ) -> tuple[Offer, ...] | Failure:
         """One look at a server whose catalog decides about a tool choice."""
         entry = next(s for s in config.mcp_servers or () if s.alias == alias)
         if entry.url is None:
-            return self.resources.servers[alias].discover(CHOICE_CHECK_TIMEOUT)
+            return self.resources.servers[alias].discover(patience)
         server = self.resources.directory.open(entry)
         try:
-            return server.discover(CHOICE_CHECK_TIMEOUT)
+            return server.discover(patience)
         finally:
             server.close()
 
