@@ -9,14 +9,18 @@ import types
 from collections.abc import Iterator
 from contextlib import closing
 from importlib.metadata import version
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from agentloop.cli.app import app
+from agentloop.cli.render import Progress
 from agentloop.core.catalog import CATALOG
+from agentloop.core.run import RunEvent
 from agentloop.ports import ClaimRequest
 from agentloop.runtime.face import AgentLoop
 from agentloop.stores.sqlite import SQLiteStore
@@ -311,6 +315,22 @@ def test_what_a_provider_says_is_no_markup(desk: Desk) -> None:
     assert odd in read.output
     shown = desk.run([{"says": odd}], "--conversation", conversation)
     assert shown.exit_code == 0, shown.output
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"delay": 2.0, "at_least": 0.0}, "about 2 s"),
+        ({"delay": 2.0, "at_least": 30.0}, "at least 30 s"),
+        ({"delay": 2.0}, "about 2 s"),  # as an earlier release kept it
+    ],
+)
+def test_a_wait_is_told_as_it_will_be(data: dict[str, float], words: str) -> None:
+    """The provider's hint counts where it is longer than the schedule."""
+    shown = Console(file=StringIO())
+    Progress(shown).show(RunEvent("retry_wait", data))
+    assert isinstance(shown.file, StringIO)
+    assert f"waits     {words}, then tries again" in shown.file.getvalue()
 
 
 def test_a_run_that_waits_is_answered_later(desk: Desk) -> None:

@@ -1,5 +1,7 @@
 """The face, end to end: every flow through both faces and both embedded stores."""
 
+import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from agentloop import RequestError, Scope, Text, ToolResult, ToolUse
+from agentloop import AgentLoop, RequestError, Scope, Text, ToolResult, ToolUse
 from agentloop.core.catalog import Failure
 from agentloop.core.config import Auto, SpecificTool
 from agentloop.core.content import Json, Message
 from agentloop.core.history import problems
+from agentloop.core.request import UserMessage
 from agentloop.ports import ToolAnswer
 from agentloop.testing.fixed import CountedIds, HandClock
 from agentloop.testing.scripted import (
@@ -23,7 +26,20 @@ from agentloop.testing.scripted import (
     thinks,
     throttles,
 )
+from agentloop.wire import Limits
 from tests.faces import DEFAULTS, FACES, SCOPE, Rooms, opened_store
+
+
+class Closing(Rooms):
+    """Tools whose first call closes the loop it belongs to."""
+
+    loop: AgentLoop
+
+    def call(self, call: Any) -> Any:
+        threading.Thread(target=self.loop.close).start()
+        while not self.loop._closed:
+            time.sleep(0.001)
+        return super().call(call)
 
 
 class Bench:
@@ -391,6 +407,16 @@ def test_a_stream_tells_everything_in_order(bench: Bench) -> None:
     assert [event.id for event in replay] == [6, 7, 8]
 
 
+def test_a_wait_tells_the_providers_hint(bench: Bench) -> None:
+    """What is waited at least is told beside the delay of the schedule."""
+    id_ = bench.converse()
+    bench.play(id_, "Hi", throttles(), throttles(retry_after=30.0), says("ok"))
+    waits = [event.data for event in bench.events if event.kind == "retry_wait"]
+    spans = [(wait["delay"], wait["at_least"]) for wait in waits]
+    assert spans == [(1.0, 0.0), (2.0, 30.0)]
+    assert bench.waits == [1.0, 30.0]
+
+
 def test_retries_of_tools_follow_the_catalog(bench: Bench) -> None:
     """A server error is tried five times, then fails the run with its type."""
     id_ = bench.converse()
@@ -433,6 +459,155 @@ def test_hostile_results_never_break_a_run(bench: Bench, case: str) -> None:
     else:
         assert result.is_error
         assert "cannot be passed on" in result.content[0].text
+
+
+PAYLOADS: dict[str, Any] = {
+    "a text": "a\ud800b\x00",
+    "a value": UserMessage((Text("a\ud800b"), Text("\x00"))),
+    "plain": {"kind": "user_message", "text": "a\udfff\udfff"},
+}
+
+
+@pytest.mark.parametrize("case", PAYLOADS)
+def test_what_is_replaced_in_a_payload_is_told(bench: Bench, case: str) -> None:
+    """The run's first event says how many characters of its request were replaced."""
+    id_ = bench.converse()
+    run = bench.play(id_, PAYLOADS[case], says("ok"))
+    told = bench.loop.events(run.id, scope=SCOPE)
+    first = next(iter(told))
+    assert (first.id, first.kind) == (1, "text_normalised")
+    assert first.data == {"place": "request", "replaced": 2}
+    assert "\ufffd" in bench.stored(id_)[0][1][0].text
+    again = bench.loop.rebase_and_retry  # what is asked again is clean already
+    bench.backend.add(says("ok"))
+    assert again(run, scope=SCOPE).status == "completed"
+    kinds = [event.kind for event in bench.events]
+    assert kinds.count("text_normalised") == 1
+
+
+def test_what_is_replaced_in_answers_is_told(bench: Bench) -> None:
+    """The outputs that open a resumed run count as its request."""
+    id_ = bench.converse()
+    paused = bench.play(id_, "Book", calls(("user-confirm", {})))
+    bench.backend.add(says("ok"))
+    run = bench.loop.resume(paused, {"user-confirm": "yes\x00"}, scope=SCOPE)
+    first = next(iter(bench.loop.events(run.id, scope=SCOPE)))
+    assert (first.kind, first.data["replaced"]) == ("text_normalised", 1)
+
+
+def test_a_call_is_answered_once(bench: Bench) -> None:
+    """An answer by name and one by id for the same call are refused, not merged."""
+    id_ = bench.converse()
+    paused = bench.play(id_, "Book", calls(("user-confirm", {})))
+    twice = {"user-confirm": "by name", "tooluse_1": "by id"}
+    with pytest.raises(RequestError, match="'tooluse_1' answers tooluse_1 again"):
+        bench.loop.resume(paused, twice, scope=SCOPE)
+    bench.backend.add(says("ok"))
+    assert bench.loop.resume(paused, {"user-confirm": "x"}, scope=SCOPE).final_text
+
+
+def nested(levels: int) -> Any:
+    """A list that holds a list, and so on."""
+    value: Any = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def unfolding() -> Any:
+    """A few small lists that would take gigabytes as JSON."""
+    value: Any = ["x" * 100]
+    for _ in range(30):
+        value = [value, value]
+    return value
+
+
+LARGE: dict[str, tuple[Any, str]] = {
+    "a text": ("x" * 3000, "over 2000 bytes"),
+    "a payload": ({"kind": "user_message", "text": "x" * 3000}, "over 2000 bytes"),
+    "nested": ({"kind": "user_message", "text": nested(20)}, "deeper than 10"),
+    "unfolding": (
+        {"kind": "user_message", "text": unfolding()},
+        "deeper than 10|over 2000",
+    ),
+    "long": ({"kind": "user_message", "text": [0] * 5000}, "over 2000 bytes"),
+}
+
+
+@pytest.mark.parametrize("case", LARGE)
+def test_what_a_caller_hands_over_is_capped(bench: Bench, case: str) -> None:
+    """The caps on JSON hold for values as well, as `payload-too-large`."""
+    bench.open(limits=Limits(max_bytes=2000, max_depth=10))
+    id_ = bench.converse()
+    paused = bench.play(id_, "Book", calls(("user-confirm", {})))
+    payload, words = LARGE[case]
+    for refused in (
+        lambda: bench.loop.run(id_, payload, scope=SCOPE),
+        lambda: bench.loop.resume(paused, {"user-confirm": payload}, scope=SCOPE),
+        lambda: bench.loop.create_conversation(
+            defaults={**DEFAULTS, "output_format_schema": {"enum": [payload]}},
+            scope=SCOPE,
+        ),
+    ):
+        with pytest.raises(RequestError, match=words) as caught:
+            refused()
+        assert (caught.value.slug, caught.value.status) == ("payload-too-large", 413)
+    bench.backend.add(says("ok"))
+    assert bench.loop.resume(paused, {"user-confirm": "x"}, scope=SCOPE).final_text
+
+
+@pytest.mark.parametrize("id_", ["x", "", "\ud800", "a\x00b", "9" * 5000])
+def test_an_id_that_is_no_uuid_is_unknown(bench: Bench, id_: str) -> None:
+    """It is the same 404 as for any other id, whatever a store would say to it."""
+    loop = bench.open()
+    for read, slug in (
+        (loop.get_conversation, "conversation-not-found"),
+        (loop.messages, "conversation-not-found"),
+        (loop.delete_conversation, "conversation-not-found"),
+        (loop.list_runs, "conversation-not-found"),
+        (loop.get_run, "agent-run-not-found"),
+        (loop.cancel_run, "agent-run-not-found"),
+        (loop.wait, "agent-run-not-found"),
+        (loop.events, "agent-run-not-found"),
+        (loop.inference_job, "inference-job-not-found"),
+    ):
+        with pytest.raises(RequestError) as caught:
+            read(id_, scope=SCOPE)
+        assert caught.value.slug == slug
+
+
+def test_a_scope_beyond_64_bits_is_told(bench: Bench) -> None:
+    """No store takes it, and none has to say so."""
+    loop = bench.open()
+    with pytest.raises(ValueError, match="a scope's ids have 64 bits at most"):
+        loop.list_conversations(scope=Scope(1, 10**30))
+
+
+def test_a_stream_fills_what_another_process_did_in_between(bench: Bench) -> None:
+    """No kept event is lost when a run changes hands while somebody follows it."""
+    id_ = bench.converse()
+    bench.backend.add(calls(("rooms-free", {})), calls(("rooms-free", {})), says("end"))
+    run = bench.loop.start_run(id_, "Hi", scope=SCOPE)
+    elsewhere = AgentLoop(
+        ScriptedBackend(calls(("rooms-free", {}))), bench.store, {"rooms": Closing()}
+    )
+    Closing.loop = elsewhere
+    read, reads = bench.store.events, []
+
+    def read_and_hand_over(reader: Any, run_id: str, after: int) -> Any:
+        found = read(reader, run_id, after)
+        reads.append(after)
+        if len(reads) == 1:  # what was read is old by the time it is told
+            with pytest.raises(RuntimeError, match="closed"):
+                elsewhere.wait(run.id, scope=SCOPE)
+        return found
+
+    bench.store.events = read_and_hand_over
+    followed = [e.id for e in bench.loop.events(run.id, scope=SCOPE) if e.id]
+    bench.store.events = read
+    kept = [e.id for e in bench.loop.events(run.id, scope=SCOPE) if e.id]
+    assert followed == kept == list(range(1, len(kept) + 1))
+    assert len(kept) > 5
 
 
 def test_hostile_model_output_is_cleaned(bench: Bench) -> None:

@@ -135,6 +135,16 @@ def test_the_caps_hold_without_a_content_length(idle: World) -> None:
     assert slug(long) == TOO_LARGE
 
 
+def test_what_was_replaced_in_a_body_is_told_by_the_run() -> None:
+    """The count outlives the parsing of the body: the run's first event has it."""
+    with world(says("ok")) as opened:
+        run = opened.run(opened.conversation(), "a\x00b\ud800")
+        text = opened.get(f"/agents/runs/{run['id']}/events").text
+    first = json.loads(text.partition("data: ")[2].partition("\n")[0])
+    assert (first["id"], first["kind"]) == (1, "text_normalised")
+    assert first["data"] == {"place": "request", "replaced": 2}
+
+
 def posting() -> dict[str, Any]:
     """A request that creates a conversation, as a server hands it over."""
     return {

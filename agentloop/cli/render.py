@@ -96,7 +96,7 @@ def _line(kind: str, data: Any) -> str:
 def _span(data: Any) -> str:
     """How long is waited: about so long, but never less than the provider asked."""
     least = data.get("at_least", 0.0)
-    if least >= data["delay"]:
+    if least > data["delay"]:
         return f"at least {least:g} s"
     return f"about {data['delay']:g} s"
 

@@ -62,13 +62,18 @@ class Calls:
         return await self.on_thread(shape, await cast("Awaitable[T]", call()))
 
     async def starting(
-        self, shape: Callable[[tuple[Run, bool]], U], id_: str, body: Any, scope: Scope
+        self,
+        shape: Callable[[tuple[Run, bool]], U],
+        submit: Callable[..., Any],
+        id_: str,
+        body: Any,
+        scope: Scope,
     ) -> U:
         """Start a run; who has to wait for a server holds no thread of the others."""
+        start = partial(submit, id_, body, scope=scope)
         if isinstance(self.face, AgentLoop) and may_ask(body):
-            submit = partial(self.face.submit_run, id_, body, scope=scope)
-            return await self._choices.start(lambda left: shape(submit(patience=left)))
-        return await self.of(shape, self.face.submit_run, id_, body, scope=scope)
+            return await self._choices.start(lambda left: shape(start(patience=left)))
+        return await self.of(shape, start)
 
     async def reading(
         self, shape: Callable[[T], U], read: Callable[..., T], *args: Any

@@ -76,7 +76,7 @@ def answer(status: int, value: Any, **facts: str) -> Answer:
 
 async def create_conversation(desk: Desk, asked: Asked) -> Answer:
     """`POST /agents/conversations`."""
-    body = await _body(desk, asked)
+    body, _ = await _body(desk, asked)
     if not isinstance(body, dict):
         raise RequestError("invalid-request", problem="$: must be an object")
     create = desk.calls.face.create_conversation
@@ -121,9 +121,10 @@ async def list_messages(desk: Desk, asked: Asked) -> Answer:
 
 async def start_run(desk: Desk, asked: Asked) -> Answer:
     """`POST /agents/conversations/{conversation_id}/runs`."""
-    body = await _body(desk, asked)
+    body, replaced = await _body(desk, asked)
     id_ = _conversation_id(asked)
-    return await desk.calls.starting(_started, id_, body, asked.scope)
+    submit = partial(desk.calls.face.submit_run, replaced=replaced)
+    return await desk.calls.starting(_started, submit, id_, body, asked.scope)
 
 
 async def list_runs(desk: Desk, asked: Asked) -> Answer:
@@ -240,7 +241,7 @@ def _cancelled(run: Run) -> Answer:
 # ---------------------------------------------------------------- reading
 
 
-async def _body(desk: Desk, asked: Asked) -> Any:
+async def _body(desk: Desk, asked: Asked) -> tuple[Any, int]:
     limits = desk.calls.face.watch.options.limits
     return await json_body(asked.request, limits, desk.calls)
 

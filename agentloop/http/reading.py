@@ -19,8 +19,8 @@ MAX_NUMBER: Final = 2**53 - 1
 _NUMBER = re.compile(r"[0-9]{1,16}", re.ASCII)
 
 
-async def json_body(request: Request, limits: Limits, calls: Calls) -> Any:
-    """The JSON value of a request's body.
+async def json_body(request: Request, limits: Limits, calls: Calls) -> tuple[Any, int]:
+    """The JSON value of a request's body, and how many characters were replaced.
 
     Raises:
         RequestError: `payload-too-large`, or `invalid-request` for no JSON.
@@ -56,9 +56,9 @@ def _too_large(limit: int) -> RequestError:
     return RequestError("payload-too-large", problem=f"a body of over {limit} bytes")
 
 
-def _parsed(raw: bytes, limits: Limits) -> Any:
+def _parsed(raw: bytes, limits: Limits) -> tuple[Any, int]:
     try:
-        return parse(raw, limits)[0]
+        return parse(raw, limits)
     except TooLargeError as error:
         raise RequestError("payload-too-large", problem=str(error)) from None
     except WireError as error:

@@ -173,13 +173,20 @@ class AsyncAgentLoop:
         return (await self.submit_run(conversation_id, body, scope=scope))[0]
 
     async def submit_run(
-        self, conversation_id: str, body: Mapping[str, Any], *, scope: Scope
+        self,
+        conversation_id: str,
+        body: Mapping[str, Any],
+        *,
+        scope: Scope,
+        replaced: int = 0,
     ) -> tuple[Run, bool]:
         """Start a run from a request body; see `AgentLoop.submit_run`."""
         self._check_open()
-        start = partial(self._service.start_run, conversation_id, body, scope)
+        start = partial(
+            self._service.start_run, conversation_id, body, scope, replaced=replaced
+        )
         if may_ask(body):
-            run, created = await self._choices.start(start)
+            run, created = await self._choices.start(lambda left: start(patience=left))
         else:
             run, created = await self._runner.call(start)
         if not run.terminal:
@@ -293,7 +300,11 @@ class AsyncAgentLoop:
     async def stream(
         self, conversation_id: str, payload: Said, *, scope: Scope, **start: Any
     ) -> AsyncGenerator[RunEvent, None]:
-        """Start a run and yield its events; see `AgentLoop.stream`."""
+        """Start a run and yield its events; see `AgentLoop.stream`.
+
+        Unlike there, nothing is started before the first event is asked for: this
+        is an asynchronous generator, and what was refused is raised there as well.
+        """
         run = await self.start_run(conversation_id, payload, scope=scope, **start)
         async for event in self.events(run.id, scope=scope):
             yield event
@@ -384,6 +395,8 @@ class AsyncAgentLoop:
                 self._check_open()
                 await self._drive_in_background(run_id)
             while not over and cursor.more() and (batch := await _next(live)):
+                if any(map(cursor.misses, batch)):
+                    break  # what is missing is in the store, and so is this
                 yield batch
 
     async def _drive_here(self, run_id: str, scope: Scope) -> None:

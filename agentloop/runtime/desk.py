@@ -67,7 +67,7 @@ class Desk:
         self.state: LoopState = drive.state
         self.flying: dict[EffectId, Effect] = {}
         self._waiting: dict[EffectId, tuple[float, Effect]] = {}
-        self._told: list[Told] = []
+        self._told: list[Told] = [*drive.told]
         self._clock = clock
         self._dirty = True
         if drive.lost is not None:

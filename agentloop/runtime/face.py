@@ -224,18 +224,22 @@ class AgentLoop:
         body: Mapping[str, Any],
         *,
         scope: Scope,
+        replaced: int = 0,
         patience: float = CHOICE_CHECK_TIMEOUT,
     ) -> tuple[Run, bool]:
         """Start a run from a request body as it came over the wire.
 
-        Returns the run, and whether it is new: False for a replayed key. A server
+        Returns the run, and whether it is new: False for a replayed key. `replaced`
+        is how many characters `agentloop.wire.parse` replaced in the body. A server
         that a tool choice depends on is asked for `patience` seconds at most.
 
         Raises:
             RequestError: the documented refusals, in the documented order.
         """
         self._check_open()
-        run, created = self._service.start_run(conversation_id, body, scope, patience)
+        run, created = self._service.start_run(
+            conversation_id, body, scope, replaced=replaced, patience=patience
+        )
         if not run.terminal:
             for worker in self._workers:
                 worker.hint()
@@ -522,7 +526,7 @@ class AgentLoop:
                 if cursor.more() and not over:
                     self._check_open()
                     self._drive_in_background(run_id)
-                    yield from cursor.fresh(_until_quiet(live))
+                    yield from cursor.fresh(cursor.gapless(_until_quiet(live)))
 
 
 def _until_quiet(live: "queue.SimpleQueue[RunEvent]") -> Iterator[RunEvent]:

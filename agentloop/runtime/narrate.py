@@ -43,12 +43,12 @@ def of_event(before: LoopState, event: Event, after: LoopState) -> list[Told]:
             place = {"iteration": before.iterations, "attempt": attempt}
             told: list[Told] = [("attempt_discarded", {**place, **_why(failure)})]
             if isinstance(after.phase, Inferring):
-                told.append(("retry_wait", {**place, "delay": after.phase.delay}))
+                told.append(("retry_wait", {**place, **_span(after.phase)}))
             return told
         case ToolFailed(key, attempt, failure):
             place = {**_call(before, key), "attempt": attempt, **_why(failure)}
             if (again := _open_call(after, key)) is not None:
-                return [("retry_wait", {**place, "delay": again.delay})]
+                return [("retry_wait", {**place, **_span(again)})]
             return [("tool_finished", {**place, "is_error": True})]
         case _:
             return []
@@ -74,6 +74,11 @@ def of_end(status: Status, finish: Finish) -> Told:
     if isinstance(finish.outcome, Failed):
         told["error"] = finish.outcome.type
     return "terminal", told
+
+
+def _span(effect: Inferring | Call) -> dict[str, float]:
+    """How long is waited: by the schedule, and at least, by the provider's hint."""
+    return {"delay": effect.delay, "at_least": effect.at_least}
 
 
 def _why(failure: Failure) -> dict[str, Any]:

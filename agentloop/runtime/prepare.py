@@ -53,9 +53,10 @@ from agentloop.ports import (
     ToolServer,
 )
 from agentloop.runtime import present
+from agentloop.runtime.narrate import Told
 from agentloop.runtime.options import Options
 from agentloop.runtime.records import lost_row
-from agentloop.wire import WireError, load, message_from, undump
+from agentloop.wire import WireError, message_from
 from agentloop.wire.checkpoint import (
     StoredSetup,
     is_idle,
@@ -116,7 +117,8 @@ class Drive:
 
     `session` is made when the toolbox is known: at once, or after discovery.
     `remembered` is what the backend left for the attempt that comes first.
-    `opened` are the servers that this drive must close.
+    `opened` are the servers that this drive must close. `told` is what the first
+    commit of the run tells of its request.
     """
 
     row: RunRow
@@ -132,6 +134,7 @@ class Drive:
     session: Session | None = None
     lost: AttemptRow | None = None
     remembered: str | None = None
+    told: tuple[Told, ...] = ()
 
     def equip(self, catalogs: Catalogs) -> Toolbox:
         """Take the complete catalogs; from now on there is a session."""
@@ -249,8 +252,12 @@ def _prepared(claim: Claim, resources: Resources, opened: list[ToolServer]) -> D
     row = claim.run
     config = _decode("AgentLoopInvalidEffectiveConfig", present.config_of, row)
     choice = _decode("AgentLoopInvalidEffectiveConfig", present.tool_choice_of, row)
-    payload = _decode("AgentLoopInvalidRequestPayload", payload_of, row)
+    read = present.payload_of
+    payload, replaced = _decode("AgentLoopInvalidRequestPayload", read, row)
     drive = Drive(row, _first_state(payload), config)
+    if replaced and claim.header is None:
+        told = {"place": "request", "replaced": replaced}
+        drive.told = (("text_normalised", told),)
     drive.system, drive.history = _conversation(row, resources.store)
     try:
         drive.backend = resources.choose_backend(config)
@@ -279,16 +286,6 @@ def _reason_to_stop(claim: Claim) -> CancelRequested | DeadlinePassed | None:
 def _first_state(payload: Payload) -> LoopState:
     log = Log(opening(payload))
     return LoopState(Plan(max_iterations=1), None, Discovering(), 0, log, Usage())
-
-
-def payload_of(row: RunRow) -> Payload:
-    """The stored payload of a run.
-
-    Raises:
-        WireError: it is damaged or of an unknown kind.
-    """
-    payload: Payload = load(undump(row.payload), Payload)
-    return payload
 
 
 def _decode(type_: str, read: Callable[[RunRow], Any], row: RunRow) -> Any:

@@ -14,7 +14,7 @@ from attrs import fields_dict
 
 from agentloop.core.catalog import BY_TYPE, RequestError
 from agentloop.core.config import Config, ToolChoice
-from agentloop.core.request import NewConversation
+from agentloop.core.request import NewConversation, Payload
 from agentloop.core.run import (
     Attempt,
     Conversation,
@@ -33,7 +33,7 @@ from agentloop.ports import (
     MessageRow,
     RunRow,
 )
-from agentloop.wire import WireError, load, message_from, to_json, undump
+from agentloop.wire import WireError, dump, load, message_from, to_json, undump
 from agentloop.wire.checkpoint import (
     StoredResult,
     result_fields,
@@ -165,6 +165,27 @@ def tool_choice_of(row: RunRow) -> ToolChoice | None:
         return None
     choice: ToolChoice = load(undump(row.tool_choice), ToolChoice)
     return choice
+
+
+def payload_text(payload: Payload, replaced: int) -> str:
+    """What a run row holds as its payload, with how much was replaced in it.
+
+    The count waits there for the first commit of the run, which tells it.
+    """
+    value = to_json(payload)
+    return dump({**value, "replaced": replaced} if replaced else value)
+
+
+def payload_of(row: RunRow) -> tuple[Payload, int]:
+    """The payload of a stored run, and how many characters were replaced in it.
+
+    Raises:
+        WireError: it is damaged or of an unknown kind.
+    """
+    value = undump(row.payload)
+    replaced = value.pop("replaced", 0) if isinstance(value, dict) else 0
+    payload: Payload = load(value, Payload)
+    return payload, load(replaced, int, "$.replaced")
 
 
 def run(row: RunRow, docs_base: str) -> Run:

@@ -63,8 +63,9 @@ def tool_outputs(run: Run, outputs: Mapping[str, Any]) -> dict[str, Any]:
     """The payload that answers a paused run.
 
     Raises:
-        RequestError: `incomplete-tool-outputs` when a name fits no single call, and
-            `invalid-request` for outputs that are not given by call.
+        RequestError: `incomplete-tool-outputs` when a name fits no single call or a
+            call is answered twice, and `invalid-request` for outputs that are not
+            given by call.
     """
     if not isinstance(outputs, Mapping):
         problem = (
@@ -72,7 +73,13 @@ def tool_outputs(run: Run, outputs: Mapping[str, Any]) -> dict[str, Any]:
             f"{type(outputs).__name__}"
         )
         raise RequestError("invalid-request", problem=problem)
-    by_id = {_pending_id(run, key): value for key, value in outputs.items()}
+    by_id: dict[str, Any] = {}
+    for key, value in outputs.items():
+        id_ = _pending_id(run, key)
+        if id_ in by_id:
+            clauses = f"'{key}' answers {id_} again; answer each call once"
+            raise RequestError("incomplete-tool-outputs", clauses=clauses)
+        by_id[id_] = value
     return {
         "kind": "tool_outputs",
         "outputs": [_output(id_, value) for id_, value in by_id.items()],

@@ -69,6 +69,7 @@ from agentloop.ports import (
     VersionMovedError,
 )
 from agentloop.runtime import checks, present
+from agentloop.runtime.caps import check_size
 from agentloop.runtime.prepare import Resources
 from agentloop.runtime.requests import Again
 from agentloop.schema import compile_schema
@@ -110,7 +111,8 @@ class Service:
     def create_conversation(self, request: Any, scope: Scope) -> Conversation:
         """Check and store a conversation (contract section 2.1)."""
         scope = as_scope(scope)
-        new = _value(request, NewConversation, "invalid-request")
+        check_size(request, self._options.limits)
+        new, _ = _value(request, NewConversation, "invalid-request")
         with _inside("$.defaults"):
             config = self._offering(new.defaults)
             self._check_config(config)
@@ -150,13 +152,13 @@ class Service:
 
     def delete_conversation(self, conversation_id: str, scope: Scope) -> None:
         """Remove a conversation with all of its runs."""
-        _text_id("conversation_id", conversation_id)
+        _check_id("conversation_id", conversation_id, "conversation-not-found")
         if not self.store.delete_conversation(self._reader(scope), conversation_id):
             raise RequestError("conversation-not-found")
 
     def messages(self, conversation_id: str, since: int, scope: Scope) -> MessageDelta:
         """The messages after a version (contract section 2.4)."""
-        _text_id("conversation_id", conversation_id)
+        _check_id("conversation_id", conversation_id, "conversation-not-found")
         _number("since", since, 0)
         page = self.store.messages(self._reader(scope), conversation_id, since)
         if page is None:
@@ -173,30 +175,42 @@ class Service:
         conversation_id: str,
         request: Mapping[str, Any],
         scope: Scope,
+        *,
+        replaced: int = 0,
         patience: float = CHOICE_CHECK_TIMEOUT,
     ) -> tuple[Run, bool]:
         """Start a run, or find the one that was started under the same key.
 
-        The order of checks is the contract's: scope, the key's shape, replay, the
-        rest of the body, version, config, tool choice, payload against history. A
-        server that the tool choice depends on is asked for `patience` seconds at most.
+        The order of checks is the contract's: size, scope, the key's shape, replay,
+        the rest of the body, version, config, tool choice, payload against history.
+
+        Args:
+            conversation_id: the conversation to continue.
+            request: the body.
+            scope: whose call this is.
+            replaced: how many characters were replaced when the body was parsed.
+            patience: seconds for which a server is asked that the choice depends on.
 
         Returns:
             The run, and whether it is new.
         """
         scope = as_scope(scope)
+        check_size(request, self._options.limits)
         row = self._conversation(conversation_id, scope)
         key = _key(request)
         found = self.store.find_run(conversation_id, key)
         if found is not None:
             self._hand_over(found)
             return present.run(found, self._options.docs_base), False
-        body: StartRequest = _value(request, StartRequest, "invalid-request")
+        body, changed = _value(request, StartRequest, "invalid-request")
         check_payload(body.payload)
         if body.expected_version != row.version:
             raise _conflict(body.expected_version, row.version)
         # The key as it was looked up: a uuid is the same one in any case.
         new = self._checked_run(row, evolve(body, client_op_id=key), scope, patience)
+        if replaced + changed:
+            told = present.payload_text(body.payload, replaced + changed)
+            new = evolve(new, payload=told)
         try:
             stored, created = self.store.insert_run(new)
         except VersionMovedError as moved:
@@ -235,7 +249,7 @@ class Service:
             driver=self.resources.driver,
             expected_version=body.expected_version,
             config=dump(to_json(config)),
-            payload=dump(to_json(body.payload)),
+            payload=present.payload_text(body.payload, 0),
             tool_choice=None if choice is None else dump(to_json(choice)),
         )
 
@@ -328,7 +342,7 @@ class Service:
 
     def row(self, run_id: str, scope: Scope) -> RunRow:
         """The stored row of a run that the caller may see."""
-        _text_id("run_id", run_id)
+        _check_id("run_id", run_id, "agent-run-not-found")
         row = self.store.get_run(self._reader(scope), run_id)
         if row is None:
             raise RequestError("agent-run-not-found")
@@ -347,8 +361,9 @@ class Service:
             raise _bad_request(f"run {run_id} has not ended yet")
         try:
             config = to_json(present.config_of(row))
+            payload, _ = present.payload_of(row)
             start = {
-                "payload": undump(row.payload),
+                "payload": to_json(payload),
                 "tool_choice": undump(row.tool_choice) if row.tool_choice else None,
                 "config_override": {name: config.get(name) for name in _FIELDS},
             }
@@ -358,7 +373,7 @@ class Service:
 
     def request_cancel(self, run_id: str, scope: Scope) -> RunRow:
         """Flag a run; whoever drives it, or takes it over, ends it."""
-        _text_id("run_id", run_id)
+        _check_id("run_id", run_id, "agent-run-not-found")
         row = self.store.request_cancel(self._reader(scope), run_id)
         if row is None:
             raise RequestError("agent-run-not-found")
@@ -385,7 +400,7 @@ class Service:
 
     def inference_job(self, job_id: str, scope: Scope) -> InferenceJob:
         """A job with its exact request and response (contract section 12)."""
-        _text_id("job_id", job_id)
+        _check_id("job_id", job_id, "inference-job-not-found")
         found = self.store.get_job(self._reader(scope), job_id)
         if found is None:
             raise RequestError("inference-job-not-found")
@@ -445,7 +460,7 @@ class Service:
         return Reader(scope.company_id, scope.user_id if own else None)
 
     def _conversation(self, conversation_id: str, scope: Scope) -> ConversationRow:
-        _text_id("conversation_id", conversation_id)
+        _check_id("conversation_id", conversation_id, "conversation-not-found")
         row = self.store.get_conversation(self._reader(scope), conversation_id)
         if row is None:
             raise RequestError("conversation-not-found")
@@ -504,10 +519,13 @@ def as_scope(scope: Scope | Mapping[str, Any]) -> Scope:
     return scope
 
 
-def _text_id(name: str, value: object) -> None:
+def _check_id(name: str, value: object, slug: str) -> None:
+    """That an id can be one; what is no uuid is as unknown as any other."""
     if not isinstance(value, str):
         kind = type(value).__name__
         raise TypeError(f"{name} must be text, not {kind}; pass its id")
+    if not is_uuid(value):
+        raise RequestError(slug)
 
 
 def _number(name: str, value: object, least: int, most: int = 2**53) -> None:
@@ -534,10 +552,10 @@ def _key(request: Mapping[str, Any]) -> str:
     return key.lower()
 
 
-def _value(value: Any, type_: type, slug: str) -> Any:
-    """A caller's JSON as a value, cleaned of what no store takes."""
+def _value(value: Any, type_: type, slug: str) -> tuple[Any, int]:
+    """A caller's JSON as a value, cleaned of what no store takes, and how much was."""
     try:
-        cleaned, _ = clean(value)
-        return load(cleaned, type_)
+        cleaned, replaced = clean(value)
+        return load(cleaned, type_), replaced
     except WireError as error:
         raise RequestError(slug, problem=str(error)) from None

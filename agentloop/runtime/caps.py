@@ -1,0 +1,46 @@
+"""Caps on what a caller hands over as Python values, before it is looked into.
+
+Over HTTP a body is measured as it comes in. Values have no bytes yet, so what they
+would take as JSON is bounded from below: each text by its length, each other thing by
+one. No body is refused here that HTTP would have taken. The walk stops at the cap, so
+that small values which unfold into huge ones cost no more than others.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from agentloop.core.catalog import RequestError
+from agentloop.wire import Limits
+
+
+def check_size(value: Any, limits: Limits) -> None:
+    """That a value is within the caps.
+
+    Raises:
+        RequestError: `payload-too-large`, for its size or its depth.
+    """
+    size, todo = 0, [(value, 0)]
+    while todo:
+        node, depth = todo.pop()
+        if isinstance(node, str):
+            size += 2 + len(node)
+        elif isinstance(node, Mapping | list | tuple):
+            if depth >= limits.max_depth:
+                raise _too_large(f"nested deeper than {limits.max_depth} levels")
+            size += 1 + len(node)
+            todo += _inside(node, depth + 1, limits.max_bytes - size)
+        else:
+            size += 1
+        if size > limits.max_bytes:
+            raise _too_large(f"a body of over {limits.max_bytes} bytes")
+
+
+def _inside(node: Any, depth: int, left: int) -> list[tuple[Any, int]]:
+    if len(node) > left:
+        return []  # it is refused for its length
+    parts = (*node.keys(), *node.values()) if isinstance(node, Mapping) else node
+    return [(part, depth) for part in parts]
+
+
+def _too_large(problem: str) -> RequestError:
+    return RequestError("payload-too-large", problem=problem)
