@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from attrs import evolve
 
+from agentloop import AgentLoop, RequestError, Scope
 from agentloop.core.config import ToolSpec
 from agentloop.core.content import Text
 from agentloop.core.routing import Offer
@@ -467,6 +468,32 @@ def test_a_data_plane_is_the_backend_that_the_host_registered() -> None:
         )
     assert first["final_text"] == "of the default"
     assert second["final_text"] == "of the plane"
+
+
+def test_with_one_backend_a_data_plane_is_a_label() -> None:
+    """The contract's examples name one; a host without a table serves it."""
+    plane = "0b8a3c5e-5a39-4d0a-9a60-2f8c0d0f3a11"
+    with world(says("served")) as served:
+        run = served.run(served.conversation(data_plane_id=plane))
+    assert run["final_text"] == "served"
+    assert run["effective_config"]["data_plane_id"] == plane
+
+
+def test_an_empty_data_plane_is_none_of_the_table() -> None:
+    """An id that is there counts, also one without characters."""
+    with world(workers=0, backends={"plane": ScriptedBackend()}) as idle:
+        refused = idle.start(idle.conversation(data_plane_id=""))
+    assert slug(refused) == "unknown-data-plane"
+
+
+def test_a_host_without_a_default_wants_a_data_plane() -> None:
+    """What is missing is said by its path; there is no plane called None."""
+    loop = AgentLoop(backends={"plane": ScriptedBackend()})
+    made = loop.create_conversation(defaults={"model": "m"}, scope=Scope(1, 1))
+    with pytest.raises(RequestError, match=r"\$\.data_plane_id: required") as caught:
+        loop.start_run(made.id, "Hi", scope=Scope(1, 1))
+    loop.close()
+    assert caught.value.slug == "invalid-config"
 
 
 @pytest.mark.parametrize("field", ["model", "max_iterations", "max_tokens"])

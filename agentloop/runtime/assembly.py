@@ -218,11 +218,17 @@ def chooser(
 
     def choose(config: Config) -> Backend:
         plane = config.data_plane_id
-        # With one backend and no table, a data plane is just a label.
-        found = by_plane.get(plane) if plane and by_plane else backend
-        if found is None:
-            raise RequestError("unknown-data-plane", id=plane)
-        return found
+        if plane is not None and by_plane:
+            found = by_plane.get(plane)
+        else:
+            # Without a table there is one data plane, whatever a config calls it.
+            found = backend
+        if found is not None:
+            return found
+        if plane is None:
+            problem = "$.data_plane_id: required, as the host has no default backend"
+            raise RequestError("invalid-config", problem=problem)
+        raise RequestError("unknown-data-plane", id=plane)
 
     return choose
 

@@ -74,7 +74,9 @@ class AgentLoop:
         store: where conversations and runs are kept; in memory when left out.
         tools: host tools by alias: a list of functions, or a `ToolServer`.
         backends: further backends by `data_plane_id`, or a function that chooses
-            one for an effective config and raises `RequestError` to refuse.
+            one for an effective config and raises `RequestError` to refuse. With a
+            table, an id that is not in it is refused when a run starts; without one
+            there is a single data plane, and its id in a config is a label.
         mcp: reaches the MCP servers that configs name by URL; when left out, a
             directory that reaches public addresses over https only.
         engine: drives the runs that are started here, by workers of its own; when

@@ -21,7 +21,7 @@ from agentloop.stores.dynamodb_rows import Head
 from agentloop.stores.dynamodb_table import Table, Write, put
 from agentloop.stores.dynamodb_texts import Texts, pack
 from agentloop.stores.dynamodb_values import Key, Row
-from agentloop.stores.memory_rows import refuse_known
+from agentloop.stores.rules import refuse_known
 
 _WIDE: Final = 60
 _AT_ONCE: Final = 90

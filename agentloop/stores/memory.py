@@ -28,13 +28,14 @@ from agentloop.ports.store import (
 )
 from agentloop.ports.system import Clock
 from agentloop.stores.clock import MachineClock, instant
-from agentloop.stores.memory_rows import Conversation, Run, refuse_known
+from agentloop.stores.memory_rows import Conversation, Run
 from agentloop.stores.rules import (
     check_change,
     check_revision,
     ending,
     fence,
     prune_limit,
+    refuse_known,
     repeated,
 )
 

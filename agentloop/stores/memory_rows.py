@@ -5,7 +5,7 @@ is decided here.
 """
 
 from bisect import bisect_right
-from collections.abc import Container, Hashable, Iterable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 
 from attrs import define, evolve, field, frozen
@@ -22,6 +22,7 @@ from agentloop.ports.store import (
     RunRow,
 )
 from agentloop.stores.clock import instant
+from agentloop.stores.rules import refuse_known
 
 
 @define(eq=False)
@@ -193,21 +194,6 @@ class Conversation:
             if segment.first > last:
                 return
             yield from segment.rows(since, last)
-
-
-def refuse_known(
-    kind: str, known: Container[Hashable], keys: Iterable[Hashable]
-) -> None:
-    """Refuse keys that are known, or that come twice.
-
-    Raises:
-        ValueError: there is one.
-    """
-    seen: set[Hashable] = set()
-    for key in keys:
-        if key in known or key in seen:
-            raise ValueError(f"the {kind} {key!r} is stored already")
-        seen.add(key)
 
 
 def _key(attempt: AttemptRow) -> tuple[int, int]:

@@ -4,6 +4,7 @@ Who may write to a run, whether a commit is new or a repeat, whether a change fi
 what is stored, what may be pruned. Nothing in here reads or writes a row.
 """
 
+from collections.abc import Container, Hashable, Iterable
 from datetime import datetime, timedelta
 from typing import Final as Constant
 from typing import Protocol, TypeVar
@@ -177,3 +178,18 @@ def ending(final: Final, *, in_time: bool) -> Ending:
 def prune_limit(now: datetime, before: str) -> str:
     """The instant before which a run must have ended to be pruned."""
     return instant(min(moment(before), now - KEY_RETENTION))
+
+
+def refuse_known(
+    kind: str, known: Container[Hashable], keys: Iterable[Hashable]
+) -> None:
+    """Refuse keys that are known, or that come twice.
+
+    Raises:
+        ValueError: there is one.
+    """
+    seen: set[Hashable] = set()
+    for key in keys:
+        if key in known or key in seen:
+            raise ValueError(f"the {kind} {key!r} is stored already")
+        seen.add(key)
