@@ -304,6 +304,9 @@ USAGES = {
     "unknown": (None, None),
     "half known": ({"inputTokens": 3}, None),
     "no numbers": ({"inputTokens": "3", "outputTokens": "4"}, None),
+    "below zero": ({"inputTokens": 3, "outputTokens": -1}, None),
+    "a cache below zero": ({**USAGE, "cacheReadInputTokens": -100}, None),
+    "a cache without number": ({**USAGE, "cacheWriteInputTokens": "30"}, None),
 }
 
 

@@ -1,5 +1,6 @@
 """Whole runs over the real boto3 and a real socket: every way a run can go."""
 
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from agentloop.testing.fake_bedrock import (
     content,
     fails,
     intervenes,
+    raw_body,
     resets,
     says,
     stalls,
@@ -26,6 +28,7 @@ from agentloop.testing.fake_bedrock import (
     tokens,
     truncates,
 )
+from agentloop.testing.fake_bedrock.replies import Partial
 from agentloop.testing.fixed import HandClock
 from tests.test_contract_examples import new_conversation
 
@@ -107,6 +110,34 @@ def room(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Room]:
     made = Room(tmp_path, request.param)
     yield made
     made.close()
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("levels", [150, 900, 2000, 100_000])
+def test_a_reply_nested_too_deeply_is_malformed(levels: int, streamed: bool) -> None:
+    """Whoever notices it first, botocore, the decoder or the record of the job."""
+    deep = "[" * levels + "]" * levels
+    use = {"toolUseId": "t1", "name": "confirm", "input": {"x": 0}}
+    reply = {
+        "output": {"message": {"role": "assistant", "content": [{"toolUse": use}]}},
+        "stopReason": "tool_use",
+        "usage": {"inputTokens": 5, "outputTokens": 1, "totalTokens": 6},
+    }
+    body = json.dumps(reply).replace('{"x": 0}', f'{{"x": {deep}}}').encode()
+    whole = calls(("confirm", Partial(f'{{"x": {deep}}}')), stop="tool_use")
+    with FakeBedrock(whole if streamed else raw_body(body)) as bedrock:
+        loop = AgentLoop(BedrockBackend(bedrock.client()))
+        defaults = {"model": MODEL, "tools": [CONFIRM]}
+        made = loop.create_conversation(defaults=defaults, scope=SCOPE)
+        if streamed:
+            events = [*loop.stream(made.id, "Hi", scope=SCOPE)]
+            assert events[-1].kind == "terminal"
+            [run] = loop.list_runs(made.id, scope=SCOPE)
+        else:
+            run = loop.run(made.id, "Hi", scope=SCOPE)
+        loop.close()
+    assert run.error is not None
+    assert run.error.type == "AgentLoopMalformedModelOutput"
 
 
 def test_the_contracts_first_example_runs_on_its_model(tmp_path: Path) -> None:

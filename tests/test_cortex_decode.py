@@ -344,7 +344,17 @@ def test_usage(dialect: str, billed: Any, expected: Usage, streams: bool) -> Non
     assert understood(DECODE[dialect](found, str)).usage == expected
 
 
-@pytest.mark.parametrize("usage", [None, {}, {"input_tokens": 1}, {"prompt_tokens": 1}])
+@pytest.mark.parametrize(
+    "usage",
+    [
+        None,
+        {},
+        {"input_tokens": 1},
+        {"prompt_tokens": 1},
+        {"input_tokens": 1, "output_tokens": -1},
+        {"prompt_tokens": -1, "completion_tokens": 1},
+    ],
+)
 def test_unknown_usage(usage: Any) -> None:
     """Usage that is not told, or half told, is unknown and not zero."""
     found = {"content": [], "usage": usage}

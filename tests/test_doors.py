@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from agentloop import AgentLoop, AsyncAgentLoop, RequestError
+from agentloop import AgentLoop, AsyncAgentLoop, RequestError, Text
 from agentloop.backends.bedrock import BedrockBackend
 from agentloop.backends.cortex import CortexBackend
+from agentloop.core.config import Config, ToolSpec
+from agentloop.core.request import UserMessage
 from agentloop.stores.memory import MemoryStore
 from agentloop.stores.postgres import PostgresStore
 from agentloop.stores.sqlite import SQLiteStore
@@ -52,6 +54,16 @@ class Half:
 WRONG = (TypeError, ValueError)
 
 
+async def watch(run_id: str, event: Any) -> None:
+    """An observer that nobody would await."""
+
+
+class Watcher:
+    """The same, as an object."""
+
+    async def __call__(self, run_id: str, event: Any) -> None: ...
+
+
 def plain(text: str) -> str:
     """Say it again."""
     return text
@@ -86,6 +98,8 @@ PARTS: dict[str, tuple[dict[str, Any], str]] = {
     "a server's class": ({"tools": {"m": Rooms}}, r"tools\['m'\] .* the class Rooms"),
     "an address": ({"mcp": {"url": "x"}}, "named in a config's mcp_servers"),
     "an observer": ({"observer": "log"}, "observer= must be a function, not 'log'"),
+    "an async observer": ({"observer": watch}, "an async one is never awaited"),
+    "an async object": ({"observer": Watcher()}, "an async one is never awaited"),
     "ids": ({"ids": iter("ab")}, r"ids= must have new\(\)"),
     "a clock": ({"clock": 5}, r"clock= must have now\(\), monotonic\(\); 5 is none"),
     "an engine": ({"engine": "temporal"}, r"engine= must have start\(\), cancel\(\)"),
@@ -274,6 +288,39 @@ def test_a_scripted_failure_is_of_a_known_kind() -> None:
     """In a file as well; the kinds there are are listed."""
     with pytest.raises(WireError, match=r"\$\[0\]: .*a failure is one of .*throttled"):
         script_from([{"fails": {"kind": "throttled"}}])
+
+
+PAYLOADS: dict[str, tuple[Any, str]] = {
+    "nothing": (None, r"\$\.payload: must be a text, or an object .* not None"),
+    "a number": (5, r"\$\.payload: must be a text, or an object .* not 5"),
+    "a list": (["Hi"], r"\$\.payload: must be a text"),
+    "no kind": ({"text": "Hi"}, "must be a text, or an object .* without kind"),
+    "one block": (UserMessage(Text("Hi")), "UserMessage .* must be in a tuple: Text"),  # type: ignore[arg-type] # meant
+    "a string": (UserMessage("Hi"), "UserMessage .* must be in a tuple: 'Hi'"),  # type: ignore[arg-type] # meant
+}
+
+
+@both_faces
+@pytest.mark.parametrize("case", PAYLOADS)
+def test_a_payload_of_the_wrong_kind_is_told(face: str, case: str) -> None:
+    """What may be said is named, a plain text before all; nothing is written."""
+    said, words = PAYLOADS[case]
+    with FACES[face](backend()) as loop:
+        made = loop.create_conversation(defaults=DEFAULTS, scope=SCOPE)
+        with pytest.raises(RequestError, match=words) as caught:
+            loop.run(made.id, said, scope=SCOPE)
+        assert caught.value.slug == "invalid-request"
+        assert loop.list_runs(made.id, scope=SCOPE) == ()
+
+
+@both_faces
+def test_a_config_that_holds_what_it_should_not_is_told(face: str) -> None:
+    """One tool is no row of tools."""
+    spec = ToolSpec(name="a", input_schema={"type": "object"})
+    with FACES[face](backend()) as loop:
+        defaults = Config(model="m", tools=spec)  # type: ignore[arg-type] # meant
+        with pytest.raises(RequestError, match=r"Config .* in a tuple: ToolSpec"):
+            loop.create_conversation(defaults=defaults, scope=SCOPE)
 
 
 @both_faces

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from attrs import evolve
@@ -670,14 +671,14 @@ def _agentloop(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]
 def test_the_command_line_reaches_a_table(name: str) -> None:
     """A table is missed, made, made again and read by commands."""
     url = f"dynamodb://{name}?region={REGION}&endpoint={server.endpoint()}"
-    early = _agentloop("show", "run", "--store", url)
+    early = _agentloop("show", str(uuid4()), "--store", url)
     assert (early.returncode, early.stdout) == (2, "")
     assert f"migrate --store dynamodb://{name}" in early.stderr
     for before in (0, len(STEPS)):
         done = _agentloop("migrate", "--store", url)
         assert (done.returncode, done.stderr) == (0, "")
         assert f"table {name}: was at version {before}" in done.stdout
-    late = _agentloop("show", "run", "--store", url)
+    late = _agentloop("show", str(uuid4()), "--store", url)
     assert "migrate" not in late.stderr
 
 

@@ -522,6 +522,12 @@ def test_an_output_may_be_any_value(content, block):
             ".content_blocks[0].type",
             "must be one of text, json, image, document, not 'opaque'",
         ),
+        (
+            {"content_blocks": [{"type": "text", "text": "a"}, {"type": "txt"}]},
+            ".content_blocks[1].type",
+            "must be one of text, json, image, document, not 'txt'",
+        ),
+        ({"content_blocks": "a"}, ".content_blocks", "must be a list, not 'a'"),
         ({"content": 1, "name": "x"}, ".name", "unknown key"),
     ],
 )

@@ -1,7 +1,9 @@
 """From what a host hands over to what drives and services share."""
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from importlib import import_module
+from inspect import iscoroutinefunction
 from typing import Any, TypeAlias, cast
 
 from attrs import fields_dict
@@ -92,10 +94,16 @@ def hub_of(observer: Observer | None) -> Hub:
     """A hub that tells the host's observer.
 
     Raises:
-        TypeError: it cannot be called.
+        TypeError: it cannot be called, or what it returns would have to be awaited.
     """
     if observer is not None:
         checks.check_calls("observer=", observer)
+        call = getattr(observer, "__call__", None)  # noqa: B004 # an object's method
+        if iscoroutinefunction(observer) or iscoroutinefunction(call):
+            raise TypeError(
+                "observer= must be a plain function; an async one is never awaited: "
+                "have it hand events to a queue or to call_soon_threadsafe"
+            )
     return Hub(observer)
 
 
@@ -215,22 +223,25 @@ def chooser(
         checks.check_backend(f"backends[{plane!r}]", one)
     if backend is None and not by_plane:
         raise ValueError("a loop needs a backend=, or backends= by data_plane_id")
+    return partial(_of_plane, by_plane, backend)
 
-    def choose(config: Config) -> Backend:
-        plane = config.data_plane_id
-        if plane is not None and by_plane:
-            found = by_plane.get(plane)
-        else:
-            # Without a table there is one data plane, whatever a config calls it.
-            found = backend
-        if found is not None:
-            return found
-        if plane is None:
-            problem = "$.data_plane_id: required, as the host has no default backend"
-            raise RequestError("invalid-config", problem=problem)
-        raise RequestError("unknown-data-plane", id=plane)
 
-    return choose
+def _of_plane(
+    by_plane: Mapping[str, Backend], default: Backend | None, config: Config
+) -> Backend:
+    """The backend of a config's data plane.
+
+    Without a table there is one data plane, whatever a config calls it.
+    """
+    plane = config.data_plane_id
+    named = plane is not None and by_plane
+    found = by_plane.get(plane or "") if named else default
+    if found is not None:
+        return found
+    if plane is None:
+        problem = "$.data_plane_id: required, as the host has no default backend"
+        raise RequestError("invalid-config", problem=problem)
+    raise RequestError("unknown-data-plane", id=plane)
 
 
 def _asking(function: Callable[[Config], Backend]) -> Callable[[Config], Backend]:

@@ -72,7 +72,8 @@ class AgentLoop:
     Args:
         backend: the model provider for every run without a data plane of its own.
         store: where conversations and runs are kept; in memory when left out.
-        tools: host tools by alias: a list of functions, or a `ToolServer`.
+        tools: host tools by alias: a list of functions, or a `ToolServer`, which is
+            the loop's from now on: closed with it, and not to be shared with another.
         backends: further backends by `data_plane_id`, or a function that chooses
             one for an effective config and raises `RequestError` to refuse. With a
             table, an id that is not in it is refused when a run starts; without one
@@ -452,7 +453,9 @@ class AgentLoop:
         return Rounds(evolve(self._runner, driver=driver))
 
     def close(self) -> None:
-        """Stop every thread of this loop; stores and clients stay the host's.
+        """Stop every thread of this loop, and close its tool servers.
+
+        Stores and clients stay the host's.
 
         Nothing new is begun: each run under way, also one that another thread drives
         by `run`, is given back when the inference or the calls that it is inside of

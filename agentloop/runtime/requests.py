@@ -10,7 +10,7 @@ from agentloop.core.catalog import RequestError
 from agentloop.core.content import ToolResult
 from agentloop.core.request import NewConversation, Payload
 from agentloop.core.run import Run
-from agentloop.wire import to_json
+from agentloop.wire import WireError, to_json
 
 Said: TypeAlias = str | Payload | Mapping[str, Any]
 """What a run may be started with: a text, a payload, or a payload as a dict."""
@@ -25,8 +25,37 @@ class Again:
 
 
 def plain(value: Any) -> Any:
-    """A value of the core as JSON; anything else as it is."""
-    return to_json(value) if has(type(value)) else value
+    """A value of the core as JSON; anything else as it is.
+
+    Raises:
+        RequestError: `invalid-request` for one that holds what it should not.
+    """
+    if not has(type(value)):
+        return value
+    try:
+        return to_json(value)
+    except (WireError, AttributeError, TypeError) as error:
+        problem = f"{type(value).__name__} {error}"
+        raise RequestError("invalid-request", problem=problem) from None
+
+
+def _payload(said: Any) -> Any:
+    """A payload in its JSON form; a bare text is a user message.
+
+    Raises:
+        RequestError: it is neither; says that a text will do.
+    """
+    if isinstance(said, str):
+        return {"kind": "user_message", "text": said}
+    found = plain(said)
+    if isinstance(found, Mapping) and "kind" in found:
+        return found
+    what = "an object without kind" if isinstance(found, Mapping) else repr(said)[:60]
+    problem = (
+        "$.payload: must be a text, or an object of the kind user_message or "
+        f"tool_outputs, not {what}"
+    )
+    raise RequestError("invalid-request", problem=problem)
 
 
 def conversation_body(
@@ -44,13 +73,11 @@ def conversation_body(
 def run_body(
     payload: Any, key: Any, version: int, tool_choice: Any, override: Any
 ) -> dict[str, Any]:
-    """The body that starts a run; a bare text is a user message."""
-    if isinstance(payload, str):
-        payload = {"kind": "user_message", "text": payload}
+    """The body that starts a run."""
     body = {
         "client_op_id": str(key) if isinstance(key, UUID) else key,
         "expected_version": version,
-        "payload": plain(payload),
+        "payload": _payload(payload),
     }
     if tool_choice is not None:
         body["tool_choice"] = plain(tool_choice)

@@ -207,6 +207,7 @@ BLOCK_TAGS: Mapping[type, str] = {
     Reasoning: "reasoning",
     Opaque: "opaque",
 }
+_ANSWERS: Final = ("text", "json", "image", "document")
 CHOICE_TAGS: Mapping[type, str] = {
     Auto: "auto",
     AnyTool: "any",
@@ -290,7 +291,14 @@ def _list_of(converter: Converter, inner: Any) -> Callable[[Any, Any], Any]:
 def _each(converter: Converter) -> Callable[[Any], list[Any]]:
     """Every item by its own class, whatever the tuple's type allows."""
     out = converter.unstructure
-    return lambda values: [out(value) for value in values]
+    return lambda values: [out(value) for value in _listed(values)]
+
+
+def _listed(values: Any) -> Any:
+    """What a host put where a tuple belongs, which a class does not check."""
+    if not isinstance(values, tuple | list):
+        raise WireError("$", f"must be in a tuple: {_shown(values)}")
+    return values
 
 
 def _object(converter: Converter, type_: type) -> Callable[[Any, Any], Any]:
@@ -497,7 +505,7 @@ def _register_requests(converter: Converter) -> None:
 
 
 def _out(values: tuple[Any, ...]) -> list[dict[str, Any]]:
-    return [CONVERTER.unstructure(value) for value in values]
+    return [CONVERTER.unstructure(value) for value in _listed(values)]
 
 
 def _change(converter: Converter, name: str, value: Any) -> Any:
@@ -551,12 +559,18 @@ def _tool_output(converter: Converter, value: Any) -> ToolResult:
             if isinstance(content, str)
             else {"type": "json", "json": content}
         ]
+    _check_answers(rest["content_blocks"])
     result: ToolResult = converter.structure(rest, ToolResult)
-    for i, block in enumerate(result.content):
-        if isinstance(block, Opaque):
-            problem = "must be one of text, json, image, document, not 'opaque'"
-            raise WireError(f"$.content_blocks[{i}].type", problem)
     return result
+
+
+def _check_answers(blocks: Any) -> None:
+    """That a caller answers with blocks that are no provider's own."""
+    for i, block in enumerate(blocks if isinstance(blocks, list | tuple) else ()):
+        if isinstance(block, dict) and block.get("type") not in _ANSWERS:
+            known, given = ", ".join(_ANSWERS), _shown(block.get("type"))
+            problem = f"must be one of {known}, not {given}"
+            raise WireError(f"$.content_blocks[{i}].type", problem)
 
 
 def _new_conversation(converter: Converter) -> Callable[[Any, Any], NewConversation]:

@@ -112,6 +112,7 @@ CLASSES: Final[Mapping[str, FailureKind]] = {
     "TypeError": "malformed_output",
     "LookupError": "malformed_output",
     "AttributeError": "malformed_output",
+    "RecursionError": "malformed_output",  # nested deeper than Python reads
     # credentials
     "NoCredentialsError": "denied",
     "PartialCredentialsError": "denied",

@@ -76,12 +76,14 @@ def decode(reply: Any, tool_name: Callable[[str], str]) -> Reply | Failure:
         return _malformed(f"it is no Converse reply ({type(error).__name__}: {error})")
     except (_MalformedError, WireError) as error:
         return _malformed(str(error))
+    except RecursionError:
+        return _malformed("it is nested too deeply")
     told = Message("assistant", content)
     return Reply(told, decoder.stop, usage_of(reply), tuple(decoder.notes))
 
 
 def usage_of(reply: Any) -> Usage | None:
-    """The tokens of a reply, None when it tells none.
+    """The tokens of a reply, None when it tells none, or a number that is none.
 
     Bedrock's `inputTokens` leaves out what was read from or written to the cache;
     the contract's prompt tokens count all three (contract section 11, "Usage").
@@ -89,11 +91,11 @@ def usage_of(reply: Any) -> Usage | None:
     usage = reply.get("usage") if isinstance(reply, Mapping) else None
     if not isinstance(usage, Mapping):
         return None
-    fresh, written = usage.get("inputTokens"), usage.get("outputTokens")
-    if not isinstance(fresh, int) or not isinstance(written, int):
+    fresh, written = _count(usage.get("inputTokens")), _count(usage.get("outputTokens"))
+    read = _count(usage.get("cacheReadInputTokens") or 0)
+    stored = _count(usage.get("cacheWriteInputTokens") or 0)
+    if fresh is None or written is None or read is None or stored is None:
         return None
-    read = usage.get("cacheReadInputTokens") or 0
-    stored = usage.get("cacheWriteInputTokens") or 0
     return Usage(
         prompt_tokens=fresh + read + stored,
         completion_tokens=written,
@@ -102,10 +104,21 @@ def usage_of(reply: Any) -> Usage | None:
     )
 
 
-def reply_text(reply: Mapping[str, Any]) -> str:
-    """A reply as JSON text, blobs as base64, without the transport's headers."""
+def _count(value: Any) -> int | None:
+    """A number of tokens, None for anything that is none."""
+    return value if type(value) is int and value >= 0 else None
+
+
+def reply_text(reply: Mapping[str, Any]) -> str | None:
+    """A reply as JSON text, blobs as base64, without the transport's headers.
+
+    None where it is nested too deeply to be written again.
+    """
     document = {k: v for k, v in reply.items() if k != "ResponseMetadata"}
-    return _ENCODER.encode(document)
+    try:
+        return _ENCODER.encode(document)
+    except RecursionError:
+        return None
 
 
 def _blob(value: Any) -> str:

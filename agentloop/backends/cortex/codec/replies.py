@@ -41,6 +41,8 @@ def understood(read: Callable[[Any], Reply], document: Any) -> Reply | Failure:
         return malformed(str(error))
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         return malformed(f"it has another shape ({type(error).__name__}: {error})")
+    except RecursionError:
+        return malformed("it is nested too deeply")
 
 
 def malformed(problem: str) -> Failure:
@@ -63,7 +65,7 @@ def parsed(raw: bytes | str) -> Any:
 
 def count(value: Any) -> int | None:
     """A number of tokens, None for anything that is none."""
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return value if type(value) is int and value >= 0 else None
 
 
 def fields(value: Any) -> Mapping[str, Any]:
