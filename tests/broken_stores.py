@@ -66,6 +66,14 @@ class TokenStands(MemoryStore):
         return evolve(claim, lease=evolve(claim.lease, token=1))
 
 
+class VainClaimsUncounted(MemoryStore):
+    """A run that kills whoever takes it looks new to everybody."""
+
+    def claim(self, request):
+        claim = super().claim(request)
+        return claim and evolve(claim, in_a_row=1)
+
+
 class StaleLeaseWrites(MemoryStore):
     """A checkpoint does not look at its token."""
 
@@ -312,6 +320,7 @@ ZOO = {
     KeysOverwrite: "keys are unique",
     VersionUnchecked: "versions are checked",
     TokenStands: "tokens rise",
+    VainClaimsUncounted: "claims in vain are counted",
     StaleLeaseWrites: "stale tokens write nothing",
     StaleHeartbeat: "stale tokens write nothing",
     LeaseNotExclusive: "a live lease is exclusive",

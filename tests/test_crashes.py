@@ -257,6 +257,21 @@ def test_workers_that_always_die_are_counted(world: World) -> None:
 
 
 @every_world
+@pytest.mark.parametrize("begun", [False, True], ids=["new", "under way"])
+def test_runs_that_kill_whoever_takes_them_end(world: World, begun: bool) -> None:
+    """Workers that die before they commit anything are counted, too."""
+    flow = Flow(lambda seen: says("done"))
+    passed = world.play(flow)[1]
+    claimed = passed.index("after claim") + 1
+    before = [passed.index("before model") + 1] if begun else []
+    report, last = world.play(flow, *before, *[claimed] * 5)
+    assert "before model" not in last
+    assert report.run.error.type == "AgentLoopWorkerLost"
+    assert "5 drivers in a row" in report.run.error.message
+    assert world.play(flow, *before, *[claimed] * 4)[0].run.status == "completed"
+
+
+@every_world
 def test_a_conversation_goes_on_after_any_death(world: World) -> None:
     """Whatever a worker left behind, the next user message is welcome."""
     flow = Flow(one_tool)

@@ -157,6 +157,26 @@ def test_tokens_rise(bench: Bench) -> None:
     assert tokens == sorted(set(tokens))
 
 
+def test_claims_in_vain_are_counted(bench: Bench) -> None:
+    """A claim tells how many in a row came to nothing; work and a release reset it."""
+    run = bench.run()
+
+    def claimed_again() -> Driven:
+        bench.clock.move(LEASE)
+        bench.reopen()
+        return bench.drive(run)
+
+    driven = bench.drive(run)
+    assert driven.claim.in_a_row == 1
+    assert [claimed_again().claim.in_a_row for _ in range(3)] == [2, 3, 4]
+    working = claimed_again()
+    bench.commit(working, change())
+    assert [claimed_again().claim.in_a_row for _ in range(2)] == [1, 2]
+    given_back = claimed_again()
+    bench.store.release(given_back.lease)
+    assert [claimed_again().claim.in_a_row for _ in range(2)] == [1, 2]
+
+
 def test_sixteen_threads_claim_one_run(bench: Bench) -> None:
     """Of sixteen claims of one run at once, one succeeds."""
     run = bench.run()

@@ -154,6 +154,9 @@ class Claim:
         results: staged tool results by call key.
         last_event: id of the last stored event, 0 when there is none.
         seconds_left: until the run's deadline, None without one.
+        in_a_row: claims of this run, this one among them, since its last commit or
+            release; 1 from a store that does not count them. A run that kills
+            whoever takes it is known by it.
     """
 
     lease: Lease
@@ -165,6 +168,7 @@ class Claim:
     results: tuple[tuple[str, str], ...] = ()
     last_event: int = 0
     seconds_left: float | None = None
+    in_a_row: int = 1
 
 
 @value(kw_only=True)

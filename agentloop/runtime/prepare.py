@@ -69,6 +69,7 @@ from agentloop.wire.checkpoint import (
 )
 
 log = logging.getLogger("agentloop")
+_ANY_PHASE = {"kind": "inferring", "try": [1, 0.0, 0.0]}
 DRIVER = "embedded"
 
 
@@ -209,15 +210,16 @@ def close_servers(servers: Iterable[ToolServer]) -> None:
 def _broken(claim: Claim, error: BaseException) -> Drive:
     """The finished drive of a run that cannot be driven."""
     outcome = _outcome_of(error, claim.run.id)
+    usage, lost = _left_behind(claim)
     state = LoopState(
         Plan(max_iterations=1),
         None,
         Finished(outcome),
         claim.run.iterations,
         Log(),
-        _usage_so_far(claim),
+        usage,
     )
-    return Drive(claim.run, state, Config(model=""))
+    return Drive(claim.run, state, Config(model=""), lost=lost)
 
 
 def _outcome_of(error: BaseException, run_id: str) -> Failed:
@@ -235,21 +237,30 @@ def _outcome_of(error: BaseException, run_id: str) -> Failed:
             raise error
 
 
-def _usage_so_far(claim: Claim) -> Usage:
-    """What was spent before the run broke, as far as it can still be read."""
+def _left_behind(claim: Claim) -> tuple[Usage, AttemptRow | None]:
+    """What was spent before the run broke, and the attempt that its worker lost.
+
+    Both as far as they can still be read: calls and messages are left out.
+    """
     if claim.header is None:
-        return Usage()
+        return Usage(), None
     try:
-        plan = Plan(max_iterations=1)
-        bare = {"phase": {"kind": "inferring", "try": [1, 0.0, 0.0]}, "messages": 0}
-        value = {**unversioned(claim.header), **bare}
-        return state_from(versioned(value), plan, None, (), {}).usage
+        header, run_id = unversioned(claim.header), claim.run.id
+        phase = header.get("phase")
+        inferring = isinstance(phase, dict) and phase.get("kind") == "inferring"
+        phase = phase if inferring else _ANY_PHASE
+        bare = versioned({**header, "phase": phase, "messages": 0})
+        state = state_from(bare, Plan(max_iterations=1), None, (), {})
+        if is_idle(claim.header) or not inferring:
+            return state.usage, None
+        return state.usage.plus(None), _lost_attempt(state, run_id)
     except WireError:
-        return Usage()
+        return Usage(), None
 
 
 def _prepared(claim: Claim, resources: Resources, opened: list[ToolServer]) -> Drive:
     row = claim.run
+    _refuse_killers(claim, resources.options)
     config = _decode("AgentLoopInvalidEffectiveConfig", present.config_of, row)
     choice = _decode("AgentLoopInvalidEffectiveConfig", present.tool_choice_of, row)
     read = present.payload_of
@@ -273,6 +284,21 @@ def _prepared(claim: Claim, resources: Resources, opened: list[ToolServer]) -> D
     if stop is not None:
         drive.state = step(drive.state, stop)
     return drive
+
+
+def _refuse_killers(claim: Claim, options: Options) -> None:
+    """End a run whose drivers died time and again before they committed anything.
+
+    What kills them is likely to be in preparing it, so nothing of it may be done.
+
+    Raises:
+        BrokenRunError: it has had its attempts.
+    """
+    vain = claim.in_a_row - 1
+    if vain >= options.attempts:
+        type_ = "AgentLoopWorkerLost"
+        problem = f"{vain} drivers in a row were lost before they committed anything"
+        raise BrokenRunError(type_, describe(type_, problem=problem))
 
 
 def _reason_to_stop(claim: Claim) -> CancelRequested | DeadlinePassed | None:

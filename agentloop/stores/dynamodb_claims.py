@@ -35,7 +35,7 @@ from agentloop.stores.dynamodb_table import (
     Write,
     update,
 )
-from agentloop.stores.rules import fence
+from agentloop.stores.rules import claims_in_a_row, fence, next_token, void_token
 
 HELD = "@uid = :uid AND @token = :token AND attribute_not_exists(@completed_at)"
 
@@ -146,7 +146,7 @@ def _claimed(head: Head, request: ClaimRequest, now: int) -> Head:
     return evolve(
         head,
         status="running",
-        token=head.token + 1,
+        token=next_token(head.token, committed=head.claimed_revision < head.revision),
         lease_until=until,
         due=until,
         deadline=deadline,
@@ -212,6 +212,7 @@ def _claim(table: Table, head: Head, row: RunRow, now: int) -> Claim:
         results=details.results(table, head),
         last_event=head.last_event,
         seconds_left=left,
+        in_a_row=claims_in_a_row(head.token),
     )
 
 
@@ -256,7 +257,7 @@ def release(table: Table, lease: Lease) -> None:
             HELD,
             uid=head.uid,
             token=head.token,
-            next=head.token + 1,
+            next=void_token(head.token),
             zero=0,
         )
         try:

@@ -32,11 +32,14 @@ from agentloop.stores.memory_rows import Conversation, Run
 from agentloop.stores.rules import (
     check_change,
     check_revision,
+    claims_in_a_row,
     ending,
     fence,
+    next_token,
     prune_limit,
     refuse_known,
     repeated,
+    void_token,
 )
 
 
@@ -184,7 +187,8 @@ class MemoryStore:
             if run.deadline is None and request.run_timeout is not None:
                 run.deadline = now + request.run_timeout
             run.status = "running"
-            run.token += 1
+            committed = run.claimed_revision < run.revision
+            run.token = next_token(run.token, committed=committed)
             run.lease_until = now + request.lease_seconds
             run.claimed_revision = run.revision
             return Claim(
@@ -197,6 +201,7 @@ class MemoryStore:
                 results=tuple(run.results.items()),
                 last_event=run.last_event,
                 seconds_left=None if run.deadline is None else run.deadline - now,
+                in_a_row=claims_in_a_row(run.token),
             )
 
     def heartbeat(self, lease: Lease, lease_seconds: float) -> bool:
@@ -211,7 +216,7 @@ class MemoryStore:
         with self._lock:
             run = self._runs.get(lease.run_id)
             if run and run.token == lease.token and run.status not in TERMINAL:
-                run.token += 1
+                run.token = void_token(run.token)
                 run.lease_until = 0.0
 
     def checkpoint(

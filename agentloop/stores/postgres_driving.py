@@ -25,10 +25,13 @@ from agentloop.ports.store import (
 from agentloop.stores import postgres_rows as rows
 from agentloop.stores.postgres_pool import Session
 from agentloop.stores.rules import (
+    NEXT_TOKEN,
+    VOID_TOKEN,
     Ending,
     StoredStanding,
     check_change,
     check_revision,
+    claims_in_a_row,
     ending,
     fence,
     repeated,
@@ -48,8 +51,8 @@ _NAMED: Constant = _DUE + " AND id = %(id)s FOR UPDATE"
 # Materialized, for a sub-select in FROM is worked out once for every run whenever
 # the planner takes the table to be tiny; each time it locks, and yields, another.
 _CLAIM: Constant = (
-    "WITH due AS MATERIALIZED ({due})"
-    " UPDATE @.runs SET status = 'running', token = token + 1,"
+    "WITH due AS MATERIALIZED ({due})"  # noqa: S608 - terms of our own
+    f" UPDATE @.runs SET status = 'running', token = {NEXT_TOKEN},"
     " claimed_revision = revision,"
     " lease_until = @now + make_interval(secs => %(lease)s::float8),"
     " deadline ="
@@ -121,6 +124,7 @@ def claim(db: Session, request: ClaimRequest) -> Claim | None:
         results=rows.results(db, run.id) if begun else (),
         last_event=last_event,
         seconds_left=seconds_left,
+        in_a_row=claims_in_a_row(token),
     )
 
 
@@ -144,7 +148,7 @@ def heartbeat(db: Session, lease: Lease, seconds: float) -> bool:
 def release(db: Session, lease: Lease) -> None:
     """Give a lease back; its token is void from now on."""
     db.run(
-        "UPDATE @.runs SET token = token + 1, lease_until = '-infinity'"
+        f"UPDATE @.runs SET token = {VOID_TOKEN}, lease_until = '-infinity'"  # noqa: S608 - a term of our own
         " WHERE id = %(id)s AND token = %(token)s AND completed_at IS NULL",
         id=lease.run_id,
         token=lease.token,

@@ -67,6 +67,41 @@ class Standing(Protocol):
 S = TypeVar("S", bound=Standing)
 
 
+# ---------------------------------------------------------------- tokens
+
+TOKENS: Constant = 1_000
+"""Tokens of a stretch. Each commit that a claim follows begins a new stretch, and so
+does each release, so that a token also tells how often its run was claimed in vain:
+3002 is the second claim in a row of a run that was committed to before."""
+
+
+def next_token(token: int, *, committed: bool) -> int:
+    """The token of a claim; `committed` says whether the last claim did anything."""
+    return void_token(token) + 1 if committed and token % TOKENS else token + 1
+
+
+def void_token(token: int) -> int:
+    """What a release puts in the place of a token."""
+    return (token // TOKENS + 1) * TOKENS
+
+
+def claims_in_a_row(token: int) -> int:
+    """How many claims, this one among them, nothing was committed between."""
+    return token % TOKENS
+
+
+VOID_TOKEN: Constant = f"(token / {TOKENS} + 1) * {TOKENS}"
+"""`void_token` in SQL."""
+NEXT_TOKEN: Constant = (
+    f"CASE WHEN claimed_revision < revision AND token > token / {TOKENS} * {TOKENS}"
+    f" THEN {VOID_TOKEN} + 1 ELSE token + 1 END"
+)
+"""`next_token` in SQL."""
+
+
+# ---------------------------------------------------------------- writing
+
+
 @value
 class StoredStanding:
     """The standing of a run whose row was read."""

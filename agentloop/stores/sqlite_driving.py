@@ -26,10 +26,13 @@ from agentloop.ports.store import (
 from agentloop.stores import sqlite_rows as rows
 from agentloop.stores.clock import instant
 from agentloop.stores.rules import (
+    NEXT_TOKEN,
+    VOID_TOKEN,
     Ending,
     StoredStanding,
     check_change,
     check_revision,
+    claims_in_a_row,
     ending,
     fence,
     repeated,
@@ -88,8 +91,9 @@ def claim(db: sqlite3.Connection, request: ClaimRequest, now: datetime) -> Claim
     if deadline is None and request.run_timeout is not None:
         deadline = seconds + request.run_timeout
     db.execute(
-        "UPDATE runs SET status = 'running', token = token + 1, lease_until = ?,"
-        " deadline = ?, claimed_revision = revision WHERE n = ?",
+        f"UPDATE runs SET token = {NEXT_TOKEN},"  # noqa: S608 - a term of our own
+        " status = 'running', lease_until = ?, deadline = ?,"
+        " claimed_revision = revision WHERE n = ?",
         (seconds + request.lease_seconds, deadline, n),
     )
     return _claimed(db, n, None if deadline is None else deadline - seconds)
@@ -126,6 +130,7 @@ def _claimed(db: sqlite3.Connection, n: int, seconds_left: float | None) -> Clai
         results=rows.results(db, run.id),
         last_event=last_event,
         seconds_left=seconds_left,
+        in_a_row=claims_in_a_row(token),
     )
 
 
@@ -139,7 +144,7 @@ def heartbeat(db: sqlite3.Connection, lease: Lease, until: float) -> bool:
 def release(db: sqlite3.Connection, lease: Lease) -> None:
     """Give a lease back; its token is void from now on."""
     db.execute(
-        "UPDATE runs SET token = token + 1, lease_until = 0"
+        f"UPDATE runs SET token = {VOID_TOKEN}, lease_until = 0"  # noqa: S608 - a term of our own
         " WHERE id = ? AND token = ? AND completed_at IS NULL",
         (lease.run_id, lease.token),
     )

@@ -62,6 +62,20 @@ def tokens_rise(s: Subject) -> None:
 
 
 @promise()
+def claims_in_vain_are_counted(s: Subject) -> None:
+    """A claim tells how many in a row came before any commit or release."""
+    run = s.run()
+    told = [s.drive(run, lease=0.0).claim.in_a_row for _ in range(3)]
+    same(told, [1, 2, 3], "three claims of a run that nobody commits to")
+    s.commit(s.drive(run, lease=0.0), change(), lease=0.0)
+    told = [s.drive(run, lease=0.0).claim.in_a_row for _ in range(2)]
+    same(told, [1, 2], "two claims after a commit")
+    s.store.release(s.drive(run, lease=0.0).lease)
+    told = [s.drive(run, lease=0.0).claim.in_a_row for _ in range(2)]
+    same(told, [1, 2], "two claims after a release")
+
+
+@promise()
 def leases_are_prolonged(s: Subject) -> None:
     """A heartbeat or checkpoint makes the lease last from now on."""
     first, second = s.drive(lease=0.0), s.drive(lease=0.0)

@@ -140,7 +140,8 @@ class Drive:
         """The driver's loop: plan, commit, begin, take, and again."""
         worker = self._worker
         ready = prepare(self._claim, worker.resources)
-        self._check_remembered(ready.remembered)
+        if ready.backend is not None:  # else it ends, and nobody is told anything
+            self._check_remembered(ready.remembered)
         yield "prepared"
         desk = desk_for(self._claim, ready, worker.resources, worker.hub, worker.clock)
         desk.journal.rest = self._pass_time

@@ -41,6 +41,8 @@ class Ledger:
     max_attempts: int
     status: Status = "pending"
     token: int = 0
+    given_back: bool = False
+    in_vain: int = 0
     lease_until: float = 0.0
     revision: int = 0
     checked: int = 0
@@ -90,8 +92,10 @@ class Ledger:
             self.cancelled_at is not None,
         )
         require(seen == known, 13, f"{told}: it tells another story")
+        self.in_vain += 1
+        require(claim.in_a_row == self.in_vain, 19, f"{told}: {claim.in_a_row} in vain")
         self.status = "running"
-        self.token = claim.lease.token
+        self.token, self.given_back = claim.lease.token, False
         self.claimed_revision = self.revision
         self.lease_until = now + lease_seconds
 
@@ -105,8 +109,9 @@ class Ledger:
 
     def released(self, lease: Lease) -> None:
         """A lease was given back; a lost one is nobody's business."""
-        if self.ended is None and lease.token == self.token:
-            self.token += 1
+        if self._is_held_by(lease):
+            self.given_back = True
+            self.in_vain = 0
             self.lease_until = 0.0
 
     def checkpointed(
@@ -138,7 +143,7 @@ class Ledger:
 
     def holds(self, lease: Lease, what: str) -> None:
         """Whoever wrote must have been the newest holder of a run under way."""
-        if lease.token != self.token:
+        if lease.token != self.token or self.given_back:
             raise Violation(f"invariant 11: {what} by {lease}, now {self.token}")
         if self.ended is not None:
             raise Violation(f"invariant 7: {what} by {lease} after the end")
@@ -152,7 +157,11 @@ class Ledger:
         if self.ended is not None:
             return what == "finalize" and lease.token == self.ended_by
         fits = revision in {self.revision, self.revision - 1}
-        return lease.token == self.token and fits
+        return self._is_held_by(lease) and fits
+
+    def _is_held_by(self, lease: Lease) -> bool:
+        newest = lease.token == self.token and not self.given_back
+        return newest and self.ended is None
 
     def _knows_cancel(self, flagged: bool) -> None:
         known = self.cancelled_at is not None
@@ -183,6 +192,7 @@ class Ledger:
                 raise Violation(f"invariant 2: {run_id}: {last}")
         self.header, self.iterations = change.header, change.iterations
         self.revision += 1
+        self.in_vain = 0
         self.last_change = change
 
     # ------------------------------------------------------------ effects
