@@ -25,6 +25,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = (
     "test_cortex_backend",
+    "test_cortex_calls",
     "test_cortex_rest",
     "test_cortex_runs",
     "test_cortex_sql",

@@ -171,6 +171,13 @@ HINTS: Final[Mapping[FailureKind, str]] = {
 }
 """What a refusal most likely asks the host to look at."""
 
+_HTTP_NUMBERS: Final = (290000, 580000)
+"""What 4.x adds to an HTTP status, some of its classes twice."""
+
+_WORDLESS: Final = 6
+_HTTP_STATUS: Final = re.compile(r"error status: (\d{3})")
+"""How 5.x tells an HTTP refusal: one number for all, and the status in its text."""
+
 _INSIDE: Final = re.compile(r"remote service error:\s*(\d{3})\s*(.*)", re.DOTALL)
 _MOST_TEXT: Final = 500
 _SECRETS: Final = re.compile(
@@ -303,10 +310,14 @@ def sql_failure(error: Any) -> Failure:
 
 
 def _kind_of_number(number: int, error: BaseException) -> FailureKind:
+    for base in _HTTP_NUMBERS:
+        if base + 400 <= number < base + 600:
+            return kind_of(number - base, None, str(error))
+    told = _HTTP_STATUS.search(str(error))
+    if number == _WORDLESS and told is not None:
+        return kind_of(int(told[1]), None, "")
     if number in NUMBERS:
         return NUMBERS[number]
-    if 290400 <= number < 290600:  # 4.x: an HTTP status as a number
-        return kind_of(number - 290000, None, str(error))
     if 390000 <= number < 391000:
         return "denied"
     return _kind_of_class(error)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from itertools import repeat
 from typing import Final, TypeAlias, assert_never
 
-from attrs import frozen
+from attrs import define, field, frozen
 
 from agentloop.testing.fake_snowflake.queries import Queries, status_body
 from agentloop.testing.fake_snowflake.rest_door import PATHS, RestDoor
@@ -60,6 +62,38 @@ class Exchange:
         return value if isinstance(value, dict) else {}
 
 
+@define
+class Breakage:
+    """Paths that answer with a bare HTTP status, each so many times or for ever."""
+
+    _faults: list[tuple[re.Pattern[str], int, Iterator[object]]] = field(factory=list)
+    _lock: threading.Lock = field(factory=threading.Lock)
+
+    def add(self, pattern: str, status: int, times: int | None) -> None:
+        """Break the paths in which a pattern is found."""
+        left: Iterator[object] = repeat(None)
+        if times is not None:
+            left = repeat(None, times)
+        with self._lock:
+            self._faults.append((re.compile(pattern), status, left))
+
+    def clear(self) -> None:
+        """Mend everything."""
+        with self._lock:
+            self._faults.clear()
+
+    def status_of(self, path: str) -> int | None:
+        """What a request to a path gets instead of its answer."""
+        with self._lock:
+            for pattern, status, left in self._faults:
+                if pattern.search(path) and next(left, _USED) is not _USED:
+                    return status
+        return None
+
+
+_USED: Final = object()
+
+
 @frozen(kw_only=True)
 class Router:
     """All routes of one server."""
@@ -69,11 +103,14 @@ class Router:
     queries: Queries
     rest: RestDoor
     sql: SqlDoor
+    breakage: Breakage
 
     def answer(self, asked: Exchange) -> Response | Drop:
         """Answer one request."""
         path = re.sub("/+", "/", asked.path)  # 5.x asks for /monitoring/queries//<id>
         self.script.hit(f"{asked.method} {re.sub(_ID, '<id>', path)}")
+        if (broken := self.breakage.status_of(path)) is not None:
+            return json_response(broken, {})
         if asked.method == "POST" and path in PATHS:
             return self.rest.post(PATHS[path], asked.raw, asked.headers)
         try:

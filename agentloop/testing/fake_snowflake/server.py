@@ -24,7 +24,7 @@ from agentloop.testing.fake_snowflake.queries import Failed, Queries, Query, Row
 from agentloop.testing.fake_snowflake.records import Request, described
 from agentloop.testing.fake_snowflake.replies import Expired, Reply
 from agentloop.testing.fake_snowflake.rest_door import RestDoor
-from agentloop.testing.fake_snowflake.routes import Router
+from agentloop.testing.fake_snowflake.routes import Breakage, Router
 from agentloop.testing.fake_snowflake.rules import Judge, violations
 from agentloop.testing.fake_snowflake.script import Script
 from agentloop.testing.fake_snowflake.sessions import Sessions
@@ -109,12 +109,14 @@ class FakeSnowflake:
             judge=judge,
             finish=account.finish,
         )
+        self._breakage = Breakage()
         router = Router(
             script=self._script,
             sessions=self._sessions,
             queries=self._queries,
             rest=rest,
             sql=self._sql,
+            breakage=self._breakage,
         )
         self._connections: list[Any] = []
         self._server = HttpServer(router.answer)
@@ -136,6 +138,7 @@ class FakeSnowflake:
     def close(self) -> None:
         """Stop: waits are woken, connections closed, threads joined."""
         self._clock.close()
+        self.mend()
         connections, self._connections = self._connections, []
         for connection in connections:
             with suppress(Exception):  # a broken session cannot log out, and need not
@@ -202,6 +205,25 @@ class FakeSnowflake:
         """Let statements that match fail with one of the catalogued errors."""
         fault = sql_fails(errno)
         self.on_sql(pattern, Failed(fault.errno, fault.sqlstate, fault.message))
+
+    def break_http(
+        self, pattern: str, status: int, *, times: int | None = None
+    ) -> None:
+        """Let requests be answered with a bare HTTP status, below all else.
+
+        Connectors try such requests again; 4.x does so for as long as it lasts.
+
+        Args:
+            pattern: A regular expression searched in the path, for example
+                `query-request`, `/monitoring/`, `/result`, `token-request`.
+            status: What they get.
+            times: How many of them; all until `mend` when left out.
+        """
+        self._breakage.add(pattern, status, times)
+
+    def mend(self) -> None:
+        """End what `break_http` began."""
+        self._breakage.clear()
 
     def assert_done(self) -> None:
         """Check that every reply was used, and fit, and every request had one.
