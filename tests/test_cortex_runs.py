@@ -19,6 +19,7 @@ from agentloop.testing.fake_snowflake import (
     throttles,
     waits,
 )
+from agentloop.wire.checkpoint import remembered_in
 from tests.cortex_cases import MODELS, backend_for
 from tests.faces import Rooms
 
@@ -175,3 +176,138 @@ def test_one_conversation_over_every_wire() -> None:
         ]
         assert sf.refused == ()
         assert bedrock.refused == []
+
+
+def dies(loop: AgentLoop, run: Run) -> None:
+    """The worker of a loop dies while it drives a run, and its lease runs out."""
+    with pytest.raises(CrashError):
+        loop.wait(run.id, scope=SCOPE)
+    threading.Event().wait(LEASE * 1.2)
+
+
+class Dying:
+    """A backend under which workers die at the door, `lives` attempts later."""
+
+    def __init__(self, backend: Any, lives: int) -> None:
+        self._real = backend
+        self._lives = lives
+        self.name = backend.name
+        self.handed: list[str | None] = []
+
+    def check(self, *given: Any) -> None:
+        self._real.check(*given)
+
+    def session(self, given: Any) -> Any:
+        session = self._real.session(given)
+        whole = session.infer
+
+        def infer(command: Any, job: Any, on_delta: Any) -> Any:
+            self.handed.append(job.remembered)
+            if self._lives == 0:
+                raise CrashError
+            self._lives -= 1
+            return whole(command, job, on_delta)
+
+        session.infer = infer
+        return session
+
+
+def test_workers_that_die_one_after_another_pay_once() -> None:
+    """A query stays remembered until its answer is there, whoever dies meanwhile."""
+    store = MemoryStore()
+    with FakeSnowflake(says("booked", usage=(7, 3))) as sf:
+        first = loop_over(backend_for("sql", Doomed(sf.connect())), store)
+        run = started(first, "sql")
+        dies(first, run)
+        dying = Dying(backend_for("sql", sf.connect()), lives=0)
+        dies(loop_over(dying, store), run)
+        loop = loop_over(backend_for("sql", sf.connect()), store)
+        ended = loop.wait(run.id, scope=SCOPE)
+        (job,) = loop.list_jobs(run.id, scope=SCOPE)
+        assert (sf.inferences, len(sf.requests)) == (1, 1)
+        query = sf.requests[0].query_id
+    assert ended.final_text == "booked"
+    assert dying.handed == [query]
+    shown = [(a.outcome, a.provider_request_id) for a in job.attempts]
+    assert shown == [("lost", query), ("lost", query), ("ok", query)]
+
+
+def test_a_retry_remembers_the_query_as_well() -> None:
+    """The commit between two attempts keeps the query that the first one left."""
+    store = MemoryStore()
+    with FakeSnowflake(says("booked", usage=(7, 3))) as sf:
+        flaky = backend_for("sql", Resetting(sf.connect()))
+        first = loop_over(Dying(flaky, lives=1), store)
+        run = started(first, "sql")
+        dies(first, run)
+        loop = loop_over(backend_for("sql", sf.connect()), store)
+        assert loop.wait(run.id, scope=SCOPE).final_text == "booked"
+        assert sf.inferences == 1
+
+
+class Resetting(Doomed):
+    """A connection that is reset under whoever waits for an answer."""
+
+    def get_query_status(self, _: str) -> Any:
+        raise ConnectionResetError
+
+
+def test_what_was_remembered_ends_with_its_inference() -> None:
+    """The next iteration is told nothing of the query before it."""
+    with FakeSnowflake(calls(("rooms-free", {})), says("booked")) as sf:
+        watched = Dying(backend_for("sql", sf.connect()), lives=9)
+        store = MemoryStore()
+        loop = loop_over(watched, store)
+        run = started(loop, "sql")
+        headers: list[str] = []
+        real = store.checkpoint
+
+        def checkpoint(lease: Any, revision: int, change: Any, *rest: Any) -> bool:
+            headers.append(change.header)
+            return real(lease, revision, change, *rest)
+
+        store.checkpoint = checkpoint  # type: ignore[method-assign]
+        loop.wait(run.id, scope=SCOPE)
+        queries = [request.query_id for request in sf.requests]
+    assert watched.handed == [None, None]
+    assert [remembered_in(header) for header in headers if header] == [
+        *(None, queries[0], None, None, queries[1])
+    ]
+
+
+def test_cancelling_an_orphaned_run_aborts_its_query() -> None:
+    """A query whose worker died is ended by whoever cancels the run."""
+    store = MemoryStore()
+    with FakeSnowflake() as sf:
+        sf.script(waits(sf.gate(), says("too late")))
+        dead = loop_over(backend_for("sql", Doomed(sf.connect())), store)
+        run = started(dead, "sql")
+        dies(dead, run)
+        loop = loop_over(backend_for("sql", sf.connect()), store)
+        loop.cancel_run(run.id, scope=SCOPE)
+        ended = loop.wait(run.id, scope=SCOPE)
+        result = sf.query_result(sf.requests[0].query_id or "")
+    assert ended.error is not None
+    assert ended.error.type == "AgentLoopCancelled"
+    assert getattr(result, "errno", None) == 604
+
+
+@pytest.mark.parametrize("door", ["/abort-request", "nothing"])
+def test_a_cancel_waits_for_no_provider(door: str) -> None:
+    """Where the query cannot be ended, the run ends all the same."""
+    store = MemoryStore()
+    with FakeSnowflake() as sf:
+        sf.script(waits(sf.gate(), says("too late")))
+        dead = loop_over(backend_for("sql", Doomed(sf.connect())), store)
+        run = started(dead, "sql")
+        dies(dead, run)
+        connection = sf.connect()
+        loop = loop_over(backend_for("sql", connection), store)
+        sf.break_http(door, 503)
+        if door == "nothing":
+            connection.close()
+        loop.cancel_run(run.id, scope=SCOPE)
+        ended = loop.wait(run.id, scope=SCOPE)
+        sf.mend()
+    assert ended.error is not None
+    assert ended.error.type == "AgentLoopCancelled"

@@ -99,6 +99,11 @@ class Session(Protocol):
 
     A session may keep encoded turns, keyed by position in the log. It is used by
     one thread at a time.
+
+    One that lets its backend remember something may have `end(remembered: str)`: it
+    ends what that stands for, since nobody wants the answer any more. It is called
+    for a run that is cancelled, or whose time is up, after its worker died; it must
+    take no more than a few seconds, and may fail.
     """
 
     def infer(

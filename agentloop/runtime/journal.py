@@ -17,6 +17,7 @@ from agentloop.core.phases import (
     Completed,
     Failed,
     Finish,
+    Inferring,
     LoopState,
     Outcome,
     RequiresAction,
@@ -39,7 +40,12 @@ from agentloop.runtime.prepare import Drive
 from agentloop.runtime.present import event, job_id
 from agentloop.runtime.records import Attempted, attempt_row
 from agentloop.wire import dump, message_text, to_json
-from agentloop.wire.checkpoint import header_text, outcome_text, result_text, versioned
+from agentloop.wire.checkpoint import (
+    header_text,
+    outcome_text,
+    result_text,
+    versioned,
+)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -72,6 +78,8 @@ class Journal:
         self._has_setup = claim.setup is not None
         self._job_facts = versioned({})[:-1]
         self._state: LoopState | None = None
+        self._remembered: str | None = None
+        self._remembering = 0  # the iteration it belongs to
         # A backend on another thread may remember something while the driver
         # ends the run; each of the two is one whole commit.
         self._turn = threading.Lock()
@@ -80,6 +88,10 @@ class Journal:
     def describe_jobs(self, backend: str, model: str) -> None:
         """What every job row of this run says of itself."""
         self._job_facts = versioned({"backend": backend, "model": model})[:-1]
+
+    def carry_on(self, remembered: str | None) -> None:
+        """Keep what an earlier drive was told to remember of the inference."""
+        self._remembered, self._remembering = remembered, self._iterations
 
     def keep_setup_once(self, drive: Drive) -> None:
         """Store what the run decided with the next commit, unless it is stored."""
@@ -115,16 +127,18 @@ class Journal:
     def remember(self, text: str | None) -> None:
         """Keep a backend's text with the command that is under way, at once.
 
-        Forgetting needs no commit of its own: the next one does it.
+        Every commit carries it on until the inference has its result. Forgetting
+        needs no commit of its own: the next one does it.
 
         Raises:
             LeaseLostError: another worker has the run.
             StoreUnavailableError: the store stayed away through every try.
         """
         with self._turn:
-            state = self._state
+            state, self._remembered = self._state, text
             if text is None or state is None:
                 return
+            self._remembering = state.iterations
             header = header_text(state, remembered=text)
             self._checkpoint(
                 Checkpoint(
@@ -173,7 +187,7 @@ class Journal:
         self, state: LoopState, told: Sequence[Told], *, idle: bool
     ) -> Checkpoint:
         return Checkpoint(
-            header=header_text(state, idle=idle),
+            header=header_text(state, idle=idle, remembered=self._still_of(state)),
             iterations=state.iterations,
             setup=self._setup,
             first_message=self._messages,
@@ -183,6 +197,11 @@ class Journal:
             attempts=tuple(self._attempts),
             events=self._events(told),
         )
+
+    def _still_of(self, state: LoopState) -> str | None:
+        """What is remembered of the inference under way, until it has its result."""
+        same = state.iterations == self._remembering
+        return self._remembered if same and isinstance(state.phase, Inferring) else None
 
     def _committed(self, change: Checkpoint) -> None:
         self._messages += len(change.messages)

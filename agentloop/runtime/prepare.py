@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from agentloop.core.catalog import RequestError, describe
 from agentloop.core.config import Config, ToolChoice
@@ -283,6 +283,7 @@ def _prepared(claim: Claim, resources: Resources, opened: list[ToolServer]) -> D
         _resume(drive, claim, resources.options)
     if stop is not None:
         drive.state = step(drive.state, stop)
+        _end_what_runs(drive)
     return drive
 
 
@@ -299,6 +300,17 @@ def _refuse_killers(claim: Claim, options: Options) -> None:
         type_ = "AgentLoopWorkerLost"
         problem = f"{vain} drivers in a row were lost before they committed anything"
         raise BrokenRunError(type_, describe(type_, problem=problem))
+
+
+def _end_what_runs(drive: Drive) -> None:
+    """Have the backend end what a lost attempt left running, for nobody wants it."""
+    end = getattr(drive.session, "end", None)
+    if drive.remembered is None or end is None:
+        return
+    try:
+        end(drive.remembered)
+    except Exception:
+        log.exception("ending what run %s left at its provider failed", drive.row.id)
 
 
 def _reason_to_stop(claim: Claim) -> CancelRequested | DeadlinePassed | None:
@@ -405,7 +417,7 @@ def _resume(drive: Drive, claim: Claim, options: Options) -> None:
         raise _invalid_config(f"checkpoint {error}") from None
     if idle:
         return
-    drive.lost = _lost_attempt(drive.state, claim.run.id)
+    drive.lost = _lost_attempt(drive, claim.run.id)
     drive.state = step(drive.state, Recovered())
 
 
@@ -419,10 +431,14 @@ def _stored_plan(drive: Drive, claim: Claim, options: Options) -> Plan:
     return setup.plan
 
 
-def _lost_attempt(state: LoopState, run_id: str) -> AttemptRow | None:
+def _lost_attempt(drive: Drive, run_id: str) -> AttemptRow | None:
     """The record of the attempt whose worker is gone."""
-    match state.phase:
+    match drive.state.phase:
         case Inferring(attempt):
-            return lost_row(run_id, state.iterations, attempt)
+            row = lost_row(run_id, drive.state.iterations, attempt)
         case _:
             return None
+    if drive.remembered is None:
+        return row
+    known = {**unversioned(row.body), "provider_request_id": drive.remembered}
+    return evolve(row, body=versioned(known))

@@ -137,6 +137,7 @@ def desk_for(
         return None if deadline is None else deadline - clock.monotonic()
 
     journal = Journal(resources.store, claim, options.lease, hub)
+    journal.carry_on(ready.remembered)
     if ready.backend is not None:
         journal.describe_jobs(ready.backend.name, ready.config.model)
     performer = Performer(ready, options, clock, time_left, hub)

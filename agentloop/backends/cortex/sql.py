@@ -90,6 +90,16 @@ class SqlSession:
         event = self._event(command, attempt, found, on_delta)
         return Inference(event, attempt.report())
 
+    def end(self, remembered: str) -> None:
+        """End a query whose worker died, and whose answer nobody wants any more.
+
+        Raises:
+            TimeoutError: the connector took too long.
+            Exception: what it raises.
+        """
+        brief = Patience(Deadline(_ABORT_WITHIN))
+        self._calls.make(lambda: self._end(remembered), brief)
+
     # ------------------------------------------------------------ one attempt
 
     def _answer(self, attempt: "_Attempt", arguments: Arguments) -> str | Failure:
@@ -219,8 +229,7 @@ class SqlSession:
         whoever comes next finds its answer, or that it has ended.
         """
         with suppress(Exception):
-            brief = Patience(Deadline(_ABORT_WITHIN))
-            self._calls.make(lambda: self._end(query_id), brief)
+            self.end(query_id)
             self._forget(attempt)
 
     def _end(self, query_id: str) -> None:
