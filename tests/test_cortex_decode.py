@@ -20,9 +20,9 @@ from agentloop.backends.cortex.codec.replies import MalformedError, Reply
 from agentloop.backends.cortex.codec.sse import Event, EventError, events
 from agentloop.backends.cortex.codec.stream import (
     BrokenOffError,
+    ChatDraft,
     CutOffError,
-    assemble_chat,
-    assemble_messages,
+    MessagesDraft,
 )
 from agentloop.core.catalog import Failure
 from agentloop.core.content import Opaque, Reasoning, Text, ToolUse
@@ -51,7 +51,7 @@ STAMPS = {
     "chat": Stamp(id="1", model=GPT, usage_asked=True),
 }
 DECODE = {"messages": decode_messages, "chat": decode_chat}
-ASSEMBLE = {"messages": assemble_messages, "chat": assemble_chat}
+DRAFTS = {"messages": MessagesDraft, "chat": ChatDraft}
 DIALECTS = pytest.mark.parametrize("dialect", DECODE)
 ASKED = Asked(
     iteration=3, max_tokens=100, structured=False, emulated=False, tool_name=str
@@ -90,7 +90,7 @@ def named(answer: Answer) -> Answer:
 def assembled(dialect: str, pieces: list[bytes]) -> tuple[dict[str, Any], list[str]]:
     """A stream put together, and the pieces of text that were told."""
     told: list[str] = []
-    return ASSEMBLE[dialect](events(pieces), told.append), told
+    return DRAFTS[dialect](told.append).read(events(pieces)), told
 
 
 # ---------------------------------------------------------------- documents
@@ -507,12 +507,22 @@ def test_streams_byte_by_byte(dialect: str) -> None:
 def test_a_stream_is_whole_or_it_is_none(dialect: str) -> None:
     """A stream that ends anywhere before its last event is a failure."""
     raw = stream(dialect, RICH)
-    last = raw.rindex(b"data: ")
-    for at in range(0, last + 1, 7):
+    last = raw.index(b"usage", len(raw) // 2) if dialect == "chat" else len(raw) - 9
+    for at in range(0, last, 7):
         with pytest.raises(CutOffError):
             assembled(dialect, [raw[:at]])
+
+
+def test_a_stream_without_its_last_event() -> None:
+    """Anthropic's wire says when it is done; OpenAI's may forget it, if all is told."""
     with pytest.raises(CutOffError):
-        assembled(dialect, [stream(dialect, unterminated(RICH))])
+        assembled("messages", [stream("messages", unterminated(RICH))])
+    found, _ = assembled("chat", [stream("chat", unterminated(RICH))])
+    assert found == assembled("chat", [stream("chat", RICH)])[0]
+    for member in ("finish_reason", "usage"):
+        raw = stream("chat", unterminated(RICH)).replace(member.encode(), b"other")
+        with pytest.raises(CutOffError):
+            assembled("chat", [raw])
 
 
 def test_a_forgotten_blank_line_is_forgiven() -> None:
@@ -535,7 +545,9 @@ STRANGE = {
     "messages": [
         "[]",
         "no json",
-        '{"type": "new_event"}',
+        '{"type": "message_start"}',
+        '{"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta"}}',
+        '{"type": "content_block_start", "content_block": {}}',
         '{"type": "message_stop"}',
         '{"type": "content_block_start", "index": 0, "content_block": {}}\n\n'
         'data: {"type": "content_block_delta", "index": 0, "delta": {"type": "new"}}',
@@ -545,16 +557,53 @@ STRANGE = {
         "no json",
         "[DONE]",
         '{"choices": [{"index": 1, "delta": {"content": "b"}}]}',
+        '{"choices": [{"delta": {"tool_calls": [{"function": 5}]}}]}',
+        '{"choices": [7]}',
     ],
 }
 
 
 @DIALECTS
-def test_unknown_events_do_not_vanish(dialect: str) -> None:
-    """An event that we do not understand fails the stream instead of being lost."""
+def test_pieces_of_another_shape_do_not_vanish(dialect: str) -> None:
+    """A piece that we do not understand fails the stream instead of being lost."""
     for data in STRANGE[dialect]:
         with pytest.raises(MalformedError):
             assembled(dialect, [f"data: {data}\n\n".encode()])
+
+
+def test_an_unknown_event_is_passed_over_and_noted() -> None:
+    """An event of a newer API tells us nothing, and does not spoil a paid answer."""
+    new = b'event: new\ndata: {"type": "new_event"}\n\n'
+    draft = MessagesDraft(lambda _: None)
+    found = draft.read(events([new, stream("messages", RICH)]))
+    assert found == assembled("messages", [stream("messages", RICH)])[0]
+    assert draft.notes == ["an event of the kind 'new_event' was passed over"]
+
+
+@DIALECTS
+def test_an_error_needs_no_type(dialect: str) -> None:
+    """An event with an `error` ends a stream, whatever it is called."""
+    raw = stream(dialect, breaks("throttled", message=RICH, after=2, code="429"))
+    with pytest.raises(BrokenOffError) as caught:
+        assembled(dialect, [raw])
+    assert caught.value.event == {"error": {"message": "throttled", "code": "429"}}
+
+
+def test_a_chunk_with_nothing_in_it() -> None:
+    """A chunk without choices, or a choice without a delta, adds nothing."""
+    chunks = (
+        {"choices": [{"delta": {"content": "a"}}]},
+        {"choices": [{"index": 0, "finish_reason": "stop"}]},
+        {"choices": None},
+        {"usage": {"prompt_tokens": 7, "completion_tokens": 3}},
+    )
+    raw = "".join(f"data: {json.dumps({'id': 'c', **c})}\n\n" for c in chunks)
+    found, told = assembled("chat", [f"{raw}data: [DONE]\n\n".encode()])
+    assert told == ["a"]
+    assert found["choices"][0]["finish_reason"] == "stop"
+    assert understood(decode_chat(found, str)).usage == Usage(
+        prompt_tokens=7, completion_tokens=3
+    )
 
 
 def test_unknown_members_of_a_delta_are_kept() -> None:
@@ -570,14 +619,20 @@ def test_unknown_members_of_a_delta_are_kept() -> None:
 def test_calls_without_an_index() -> None:
     """Calls of a stream that counts none are told apart by their ids."""
     pieces: list[Any] = [
-        {"id": "t1", "function": {"name": "a", "arguments": "{}"}},
-        {"id": "t2", "function": {"name": "b", "arguments": "{}"}},
+        {"id": "t1", "function": {"name": "a", "arguments": ""}},
+        {"function": {"arguments": '{"day": '}},
+        {"id": "t1", "function": {"arguments": '"Mon"}'}},
+        {"id": "t2", "function": {"name": "b", "arguments": ""}},
+        {"function": {"arguments": '{"day": "Tue"}'}},
     ]
     chunks = [{"choices": [{"delta": {"tool_calls": [piece]}}]} for piece in pieces]
     raw = "".join(f"data: {json.dumps({'id': 'c', **c})}\n\n" for c in chunks)
     found, _ = assembled("chat", [f"{raw}data: [DONE]\n\n".encode()])
     reply = understood(decode_chat(found, str))
-    assert reply.message.content == (ToolUse("t1", "a", {}), ToolUse("t2", "b", {}))
+    assert reply.message.content == (
+        ToolUse("t1", "a", {"day": "Mon"}),
+        ToolUse("t2", "b", {"day": "Tue"}),
+    )
 
 
 # ---------------------------------------------------------------- events

@@ -293,17 +293,19 @@ def test_faults(case: str, dialect: str, streams: bool) -> None:
     assert found.report.request_sha256
 
 
+BUSY = "all requests were throttled by remote service"
 STREAM_FAULTS: dict[str, tuple[Answer, FailureKind]] = {
     "cut before anything": (cuts(after=0), "connection"),
     "cut in the middle": (cuts(after=4), "connection"),
     "cut within an event": (cuts(at=130), "connection"),
     "cut without chunks": (cuts(after=3, chunked=False), "connection"),
     "ended too early": (ends_early(after=3), "connection"),
-    "without its last event": (unterminated(says("a")), "connection"),
     "reset": (loses(after=3), "connection"),
     "broken off": (breaks("try again", after=2), "unavailable"),
     "broken off at once": (breaks("try again", after=0), "unavailable"),
     "broken off as too long": (breaks("prompt is too long"), "context_window"),
+    "throttled, without a type": (breaks(BUSY, after=2, code="429"), "throttled"),
+    "too late, without a type": (breaks("inference timed out", code="503"), "timeout"),
 }
 
 
@@ -318,6 +320,68 @@ def test_broken_streams(case: str, dialect: str) -> None:
         request = sf.requests[0]
     assert failed(found).failure.kind == kind
     assert found.report.provider_request_id == request.request_id
+
+
+SHAPES = {
+    "messages": {"type": "content_block_delta", "index": 7, "delta": {}},
+    "chat": {"choices": [{"delta": {"tool_calls": 5}}]},
+}
+
+
+@DIALECTS
+def test_events_of_another_shape(dialect: str) -> None:
+    """A stream that makes no sense is malformed output, not a fault of ours."""
+    raw = f"data: {json.dumps(SHAPES[dialect])}\n\n".encode()
+    with FakeSnowflake(raw_body(raw, content_type="text/event-stream")) as sf:
+        failure = failed(asked(sf, dialect, streams=True)).failure
+    assert failure.kind == "malformed_output"
+    assert "another shape" in failure.message
+
+
+@DIALECTS
+def test_a_stream_that_forgets_its_end(dialect: str) -> None:
+    """An answer that told why it stopped and what it cost is not asked for again.
+
+    Anthropic's wire promises an end, and without it the answer is none.
+    """
+    with FakeSnowflake(unterminated(says("a", usage=(7, 3)))) as sf:
+        found = asked(sf, dialect, streams=True)
+    usage = Usage(prompt_tokens=7, completion_tokens=3)
+    if dialect == "chat":
+        assert replied(found).usage == usage
+        assert "everything but [DONE]" in found.report.notes[-1]
+    else:
+        assert failed(found).failure.kind == "connection"
+        assert failed(found).usage == usage
+
+
+def test_what_a_broken_stream_told_of_its_cost() -> None:
+    """Tokens that were told before a stream broke off are in the attempt's record."""
+    said = says("one two three", usage=(7, 3))
+    for reply in (cuts(said, after=4), breaks(message=said, after=4)):
+        with FakeSnowflake(reply) as sf:
+            usage = failed(asked(sf, streams=True)).usage
+        assert usage is not None
+        assert usage.prompt_tokens == 7
+    with FakeSnowflake(breaks(message=said, after=0)) as sf:
+        assert failed(asked(sf, streams=True)).usage is None
+
+
+def test_what_a_reply_without_sense_cost() -> None:
+    """A reply that cannot be used was paid for all the same."""
+    whole = {"content": 5, "usage": {"input_tokens": 7, "output_tokens": 3}}
+    with FakeSnowflake(raw_body(json.dumps(whole).encode())) as sf:
+        event = failed(asked(sf))
+    assert event.failure.kind == "malformed_output"
+    assert event.usage == Usage(prompt_tokens=7, completion_tokens=3)
+
+
+def test_a_refusal_tells_its_id_in_its_body() -> None:
+    """Where no header names the request, the body of its refusal may."""
+    nameless = {"X-Snowflake-Request-Id": ""}
+    with FakeSnowflake(fails(403, "no", headers=nameless)) as sf:
+        found = asked(sf)
+        assert found.report.provider_request_id == sf.requests[0].request_id
 
 
 @DIALECTS

@@ -241,6 +241,16 @@ def code_in(value: Mapping[str, Any]) -> str | None:
     return None
 
 
+def request_id_in(raw: bytes) -> str | None:
+    """The id of a refused request, where its body tells it."""
+    try:
+        value = json.loads(raw)
+    except (ValueError, RecursionError):
+        return None
+    found = value.get("request_id") if isinstance(value, Mapping) else None
+    return found if isinstance(found, str) and found else None
+
+
 def _text_in(value: Mapping[str, Any]) -> str:
     error = value.get("error")
     inner = error.get("message") if isinstance(error, Mapping) else error

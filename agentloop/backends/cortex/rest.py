@@ -6,7 +6,7 @@ session token that has expired is no attempt that failed, since nothing was done
 is renewed and the request sent once more, which the report tells.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from typing import Any, Final
 
@@ -27,10 +27,10 @@ from agentloop.backends.cortex.codec.encode import Conversation
 from agentloop.backends.cortex.codec.replies import MalformedError, Reply, parsed
 from agentloop.backends.cortex.codec.sse import Event, events
 from agentloop.backends.cortex.codec.stream import (
-    Assemble,
     BrokenOffError,
-    assemble_chat,
-    assemble_messages,
+    ChatDraft,
+    Draft,
+    MessagesDraft,
 )
 from agentloop.backends.cortex.errors import (
     EXPIRED,
@@ -38,6 +38,7 @@ from agentloop.backends.cortex.errors import (
     code_in,
     failure_of,
     refusal,
+    request_id_in,
 )
 from agentloop.backends.cortex.events import tell_whole
 from agentloop.backends.cortex.http import Http, Incoming
@@ -62,9 +63,9 @@ PATHS: Final[Mapping[Dialect, str]] = {
 }
 ANTHROPIC_VERSION: Final = "2023-06-01"
 REQUEST_ID: Final = "x-snowflake-request-id"
-_ASSEMBLE: Final[Mapping[Dialect, Assemble]] = {
-    "messages": assemble_messages,
-    "chat": assemble_chat,
+_DRAFTS: Final[Mapping[Dialect, Callable[[DeltaSink], Draft]]] = {
+    "messages": MessagesDraft,
+    "chat": ChatDraft,
 }
 
 
@@ -149,6 +150,7 @@ class RestSession:
             return self._assembled(attempt, incoming, on_delta)
         raw = incoming.read()
         if incoming.status != 200:
+            attempt.request_id = attempt.request_id or request_id_in(raw)
             return refusal(incoming.status, raw, incoming.headers)
         document = attempt.document(raw)
         excuse = _excuse(raw, document, incoming.headers)
@@ -168,7 +170,9 @@ class RestSession:
                 raise _ListenerError(error) from error
 
         seen = _while_wanted(events(incoming.pieces()), attempt.patience)
-        document = _ASSEMBLE[self._model.dialect](seen, tell)
+        attempt.draft = draft = _DRAFTS[self._model.dialect](tell)
+        document = draft.read(seen)
+        attempt.notes += tuple(draft.notes)
         attempt.response = dump(document)
         return document
 
@@ -181,7 +185,9 @@ class RestSession:
         found: dict[str, Any] | Failure,
     ) -> ModelReplied | ModelFailed:
         if isinstance(found, Failure):
-            return failed(command, found, None)
+            # What a stream had told before it broke off was paid for.
+            told = attempt.draft.told if attempt.draft is not None else {}
+            return failed(command, found, _usage(self._model.dialect, told))
         reply = _decoded(self._model.dialect, found, self._conversation.tool_name)
         if isinstance(reply, Failure):
             return failed(command, reply, _usage(self._model.dialect, found))
@@ -204,6 +210,7 @@ class _Attempt:
         self.response: str | None = None
         self.preceding: tuple[Preceding, ...] = ()
         self.untold: DeltaSink | None = None
+        self.draft: Draft | None = None
 
     def document(self, raw: bytes) -> dict[str, Any]:
         """The document in a body; what came is kept either way, as JSON text.
@@ -285,7 +292,7 @@ def _decoded(
     return decode(document, tool_name)
 
 
-def _usage(dialect: Dialect, document: dict[str, Any]) -> Usage | None:
+def _usage(dialect: Dialect, document: Mapping[str, Any]) -> Usage | None:
     return messages_usage(document) if dialect == "messages" else chat_usage(document)
 
 

@@ -111,10 +111,17 @@ class Ending:
 
 @frozen(kw_only=True)
 class Break:
-    """An `error` event instead of the rest of a stream."""
+    """An `error` event instead of the rest of a stream.
+
+    Attributes:
+        events: How many events come before it.
+        message: What it says.
+        code: Snowflake's own code, in an event without a type.
+    """
 
     events: int
     message: str
+    code: str | None = None
 
 
 @frozen(kw_only=True)

@@ -80,7 +80,7 @@ class RestDoor:
         reply = self._judged(request, raw, headers)
         if isinstance(reply, Drop):
             return reply
-        given = {**reply.headers, REQUEST_ID: request.request_id}
+        given = {REQUEST_ID: request.request_id, **reply.headers}
         return evolve(reply, headers=given)
 
     def _request(self, door: Door, headers: Mapping[str, str]) -> Request:

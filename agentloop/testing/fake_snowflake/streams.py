@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 
 from attrs import evolve, field, frozen
 
-from agentloop.testing.fake_snowflake.replies import Answer, Ending
+from agentloop.testing.fake_snowflake.replies import Answer, Break, Ending
 from agentloop.testing.fake_snowflake.shapes import Doc, Json, dumps
 from agentloop.testing.fake_snowflake.wire_chat import (
     completion,
@@ -128,9 +128,17 @@ def _messages(answer: Answer, stamp: Stamp) -> Iterator[bytes]:
         events.pop()
     if travel.broken:
         events = events[: travel.broken.events]
-        events.append(error_event(travel.broken.message))
+        events.append(_break(travel.broken) or error_event(travel.broken.message))
     for name, event in events:
-        yield f"event: {name}\n".encode() + _data(event, spread=travel.spread)
+        head = f"event: {name}\n".encode() if name else b""
+        yield head + _data(event, spread=travel.spread)
+
+
+def _break(broken: Break) -> tuple[str, Doc] | None:
+    """Snowflake's own error event, which has neither a name nor a type."""
+    if broken.code is None:
+        return None
+    return "", {"error": {"message": broken.message, "code": broken.code}}
 
 
 def _chat(answer: Answer, stamp: Stamp) -> Iterator[bytes]:
@@ -139,7 +147,8 @@ def _chat(answer: Answer, stamp: Stamp) -> Iterator[bytes]:
     if travel.broken:
         for chunk in islice(chunks, travel.broken.events):
             yield _data(chunk, spread=travel.spread)
-        yield _data(error_chunk(travel.broken.message), spread=travel.spread)
+        _, told = _break(travel.broken) or ("", error_chunk(travel.broken.message))
+        yield _data(told, spread=travel.spread)
         return
     for chunk in chunks:
         yield _data(chunk, spread=travel.spread)

@@ -108,10 +108,18 @@ def breaks(
     *,
     message: Answer | None = None,
     after: int = 1,
+    code: str | None = None,
 ) -> Answer:
-    """An `error` event after some events; a document or a row fails with 500."""
+    """An `error` event after some events; a document or a row fails with 500.
+
+    Args:
+        said: Its message.
+        message: What it breaks into.
+        after: How many events come before it.
+        code: Snowflake's own code: then the event has no type but this.
+    """
     whole = _something(message)
-    broken = Break(events=after, message=said)
+    broken = Break(events=after, message=said, code=code)
     return _sent(whole, evolve(whole.delivery, broken=broken))
 
 

@@ -2,18 +2,38 @@
 
 So there is one decoder per dialect, and an attempt means the same whether somebody
 listens or not. A stream is whole only when its last event was seen; an `error` event
-is a failure; an event of a kind that we do not know is one too, because dropping it
-could drop a tool call. No I/O here but the iteration.
+is a failure. An event of a kind that we do not know tells us nothing and is noted; a
+piece of a block that we do not know fails the stream, because dropping it could drop
+a tool call. No I/O here but the iteration.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol
 
 from agentloop.backends.cortex.codec.replies import MalformedError, fields, parsed
 from agentloop.backends.cortex.codec.sse import Event
 from agentloop.ports import DeltaSink
 
-Assemble: TypeAlias = Callable[[Iterable[Event], DeltaSink], dict[str, Any]]
+
+class Draft(Protocol):
+    """A reply in the making; what it holds so far may be read at any time."""
+
+    notes: list[str]
+
+    @property
+    def told(self) -> Mapping[str, Any]:
+        """The reply as far as it has been told: its head, and its token counts."""
+        ...
+
+    def read(self, events: Iterable[Event]) -> dict[str, Any]:
+        """The whole reply; pieces of text go out as they come in.
+
+        Raises:
+            CutOffError: the stream ended before its end.
+            BrokenOffError: the stream held an error.
+            MalformedError: an event that cannot be understood.
+        """
+        ...
 
 
 class CutOffError(Exception):
@@ -28,25 +48,33 @@ class BrokenOffError(Exception):
         super().__init__()
 
 
-# ---------------------------------------------------------------- /v1/messages
-
-
-def assemble_messages(events: Iterable[Event], on_delta: DeltaSink) -> dict[str, Any]:
-    """The whole reply of the Messages API; pieces of text go out as they come in.
+def _understood(take: Callable[..., bool], *event: Any) -> bool:
+    """What `take` makes of an event, which may have any shape at all.
 
     Raises:
-        CutOffError: the stream ended before its end.
-        BrokenOffError: the stream held an `error` event.
-        MalformedError: an event that cannot be understood.
+        MalformedError: it has one that nobody could know.
     """
-    draft = _MessagesDraft(on_delta)
-    for event in events:
-        value = parsed(event.data)
-        if not isinstance(value, Mapping):
-            raise MalformedError("a stream event that is no object")
-        if draft.take(str(value.get("type") or event.name), value):
-            return draft.reply
-    raise CutOffError("without message_stop")
+    try:
+        return take(*event)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        told = f"{type(error).__name__}: {error}"
+        raise MalformedError(f"a stream event of another shape ({told})") from None
+
+
+def _object(event: Event) -> Mapping[str, Any]:
+    """The object in an event.
+
+    An error is told by a member of that name; a type beside it is not promised.
+    """
+    value = parsed(event.data)
+    if not isinstance(value, Mapping):
+        raise MalformedError("a stream event that is no object")
+    if value.get("error"):
+        raise BrokenOffError(value)
+    return value
+
+
+# ---------------------------------------------------------------- /v1/messages
 
 
 _PIECES: Final[Mapping[str, tuple[str, str]]] = {
@@ -58,20 +86,34 @@ _PIECES: Final[Mapping[str, tuple[str, str]]] = {
 """Where a delta keeps its piece of text, and the block's member it belongs to."""
 
 
-class _MessagesDraft:
+class MessagesDraft:
     """A reply of the Messages API in the making."""
 
     def __init__(self, on_delta: DeltaSink) -> None:
+        self.notes: list[str] = []
         self._on_delta = on_delta
         self._blocks: dict[int, dict[str, Any]] = {}
         self._pieces: dict[tuple[int, str], list[str]] = {}
-        self.reply: dict[str, Any] = {}
+        self._reply: dict[str, Any] = {}
 
-    def take(self, kind: str, value: Mapping[str, Any]) -> bool:
+    @property
+    def told(self) -> Mapping[str, Any]:
+        """The reply as far as it has been told."""
+        return self._reply
+
+    def read(self, events: Iterable[Event]) -> dict[str, Any]:
+        """The whole reply, up to `message_stop`."""
+        for event in events:
+            value = _object(event)
+            if _understood(self._take, str(value.get("type") or event.name), value):
+                return self._reply
+        raise CutOffError("without message_stop")
+
+    def _take(self, kind: str, value: Mapping[str, Any]) -> bool:
         """Take an event; returns whether it was the last."""
         match kind:
             case "message_start":
-                self.reply = dict(value["message"])
+                self._reply = dict(value["message"])
             case "content_block_start":
                 self._blocks[value["index"]] = dict(value["content_block"])
             case "content_block_delta":
@@ -86,7 +128,7 @@ class _MessagesDraft:
             case "error":
                 raise BrokenOffError(value)
             case _:
-                raise MalformedError(f"a stream event of the kind {kind[:80]!r}")
+                self.notes.append(f"an event of the kind {kind[:80]!r} was passed over")
         return False
 
     def _delta(self, index: int, delta: Mapping[str, Any]) -> None:
@@ -103,12 +145,12 @@ class _MessagesDraft:
 
     def _last(self, value: Mapping[str, Any]) -> None:
         """The end of the message; its token counts replace those of the start."""
-        self.reply.update(value["delta"])
+        self._reply.update(value["delta"])
         told = {k: v for k, v in fields(value.get("usage")).items() if v is not None}
-        self.reply["usage"] = {**fields(self.reply.get("usage")), **told}
+        self._reply["usage"] = {**fields(self._reply.get("usage")), **told}
 
     def _finish(self) -> None:
-        if not self.reply:
+        if not self._reply:
             raise MalformedError("a stream without message_start")
         for (index, member), pieces in self._pieces.items():
             block, text = self._blocks[index], "".join(pieces)
@@ -116,7 +158,7 @@ class _MessagesDraft:
                 block[member] = block.get(member, "") + text
             elif text.strip():
                 block[member] = _value_or_text(text)
-        self.reply["content"] = [self._blocks[i] for i in sorted(self._blocks)]
+        self._reply["content"] = [self._blocks[i] for i in sorted(self._blocks)]
 
 
 def _value_or_text(text: str) -> Any:
@@ -134,49 +176,49 @@ _JOINED: Final = frozenset({"content", "reasoning", "refusal"})
 """Members of a delta whose pieces are texts to be joined."""
 
 
-def assemble_chat(events: Iterable[Event], on_delta: DeltaSink) -> dict[str, Any]:
-    """The whole reply of the Chat Completions API.
-
-    Raises:
-        CutOffError: the stream ended before its end.
-        BrokenOffError: the stream held an `error`.
-        MalformedError: a chunk that cannot be understood.
-    """
-    draft = _ChatDraft(on_delta)
-    for event in events:
-        if event.data == DONE:
-            return draft.whole()
-        value = parsed(event.data)
-        if not isinstance(value, Mapping):
-            raise MalformedError("a stream chunk that is no object")
-        if value.get("error"):
-            raise BrokenOffError(value)
-        draft.take(value)
-    raise CutOffError("without [DONE]")
-
-
-class _ChatDraft:
+class ChatDraft:
     """A reply of the Chat Completions API in the making."""
 
     def __init__(self, on_delta: DeltaSink) -> None:
+        self.notes: list[str] = []
         self._on_delta = on_delta
         self._head: dict[str, Any] = {}
         self._message: dict[str, Any] = {"role": "assistant", "content": None}
         self._finish: dict[str, Any] = {}
         self._calls: dict[int, dict[str, Any]] = {}
 
-    def take(self, chunk: Mapping[str, Any]) -> None:
-        choices = chunk["choices"]
+    @property
+    def told(self) -> Mapping[str, Any]:
+        """The reply as far as it has been told."""
+        return self._head
+
+    def read(self, events: Iterable[Event]) -> dict[str, Any]:
+        """The whole reply, up to `[DONE]`.
+
+        One that has told why the model stopped and what it cost is whole as well:
+        nothing could follow, and asking again would be paid again.
+        """
+        for event in events:
+            if event.data == DONE:
+                return self._whole()
+            _understood(self._take, _object(event))
+        if self._finish and self._head.get("usage"):
+            self.notes.append("the stream had said everything but [DONE]")
+            return self._whole()
+        raise CutOffError("without [DONE]")
+
+    def _take(self, chunk: Mapping[str, Any]) -> bool:
         told = {k: v for k, v in chunk.items() if k != "choices" and v is not None}
         self._head.update(told)
-        for choice in choices:
+        for choice in chunk.get("choices") or ():
             if choice.get("index", 0) != 0:
                 raise MalformedError("a second choice, which was not asked for")
             if choice.get("finish_reason") is not None:
                 self._finish["finish_reason"] = choice["finish_reason"]
-            for name, value in choice["delta"].items():
+            for name, value in (choice.get("delta") or {}).items():
                 if value is not None:
                     self._add(name, value)
+        return False
 
     def _add(self, name: str, value: Any) -> None:
         """Add a piece of a member; one that we do not know is kept as well."""
@@ -195,8 +237,7 @@ class _ChatDraft:
             self._message[name] = value
 
     def _call(self, piece: Mapping[str, Any]) -> None:
-        index = piece.get("index", len(self._calls) if "id" in piece else 0)
-        call = self._calls.setdefault(index, {})
+        call = self._calls.setdefault(self._place(piece), {})
         for name, value in piece.items():
             if name == "function":
                 function = call.setdefault("function", {"arguments": ""})
@@ -206,7 +247,15 @@ class _ChatDraft:
             elif name != "index" and value is not None:
                 call[name] = value
 
-    def whole(self) -> dict[str, Any]:
+    def _place(self, piece: Mapping[str, Any]) -> int:
+        """Which call a piece belongs to; without a number a new id begins a new one."""
+        if "index" in piece:
+            return int(piece["index"])
+        last = max(self._calls, default=-1)
+        begins = piece.get("id") not in {None, self._calls.get(last, {}).get("id")}
+        return last + 1 if begins else max(last, 0)
+
+    def _whole(self) -> dict[str, Any]:
         """The reply as it would have come without a stream."""
         if not self._head:
             raise MalformedError("a stream without a chunk")
