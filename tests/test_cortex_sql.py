@@ -284,6 +284,31 @@ def test_a_conversation_beyond_a_statement() -> None:
     assert "use the rest transport" in failure.message
 
 
+@pytest.mark.parametrize(
+    ("paramstyle", "text", "bytes_"),
+    [
+        ("pyformat", "x", 1),
+        ("pyformat", "'", 2),
+        ("pyformat", '"', 3),
+        ("pyformat", "\\", 4),
+        ("pyformat", "中", 7),
+        ("qmark", "x", 1),
+        ("qmark", '"', 4),
+    ],
+)
+def test_a_statement_is_measured_as_it_travels(
+    paramstyle: str, text: str, bytes_: int
+) -> None:
+    """What quoting makes too long is refused before it is sent, and not much less."""
+    with FakeSnowflake(SAID) as sf:
+        connection = sf.connect(paramstyle=paramstyle)
+        session = backend_for("sql", connection, **PLAIN).session(bare())
+        over = session.infer(infer(user(text * (1_000_000 // bytes_))), JOB, None)
+        assert failed(over).failure.kind == "context_window"
+        assert sf.statements == ()
+        replied(session.infer(infer(user(text * (999_000 // bytes_))), JOB, None))
+
+
 def test_nothing_of_the_prompt_is_in_errors() -> None:
     """Errors tell what the server said, not what it was asked."""
     with FakeSnowflake(sql_fails(3001)) as sf, opened(sf, "sql") as backend:

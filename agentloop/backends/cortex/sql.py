@@ -41,6 +41,7 @@ _MARKS: Final = {True: "%s", False: "?"}
 _STATEMENT: Final = (
     "select snowflake.cortex.complete({0}, parse_json({0}), parse_json({0}))"
 )
+_AROUND: Final = 48  # bytes of what names a bound value and its type
 _FIRST_PAUSE: Final = 0.02
 _LONGEST_PAUSE: Final = 1.0
 _GROWTH: Final = 1.5
@@ -146,8 +147,9 @@ class SqlSession:
             parameters["STATEMENT_TIMEOUT_IN_SECONDS"] = seconds
             choices["timeout"] = seconds  # ends the tries of 4.x; 5.x has no use for it
         values = (arguments.model, arguments.prompt, arguments.options)
-        statement = _STATEMENT.format(_MARKS[bool(self._connection.is_pyformat)])
-        _check_size(statement, values)
+        inline = bool(self._connection.is_pyformat)
+        statement = _STATEMENT.format(_MARKS[inline])
+        _check_size(statement, values, inline=inline)
 
         def submit() -> str:
             with self._connection.cursor() as cursor:
@@ -305,18 +307,30 @@ class _MemoryError(Exception):
 _NOTHING: Final = object()
 
 
-def _check_size(statement: str, values: tuple[str, ...]) -> None:
+def _check_size(statement: str, values: tuple[str, ...], *, inline: bool) -> None:
     """Refuse what Snowflake would refuse, with a way out.
 
     Raises:
         StatementSizeError: it is longer than a statement may be.
     """
-    size = len(statement) + sum(len(value.encode("utf-8")) for value in values)
+    size = len(statement) + sum(_size(value, inline=inline) for value in values)
     if size > MOST_BYTES:
         raise StatementSizeError(
             f"the conversation takes {size} bytes and a statement {MOST_BYTES}; "
             "use the rest transport, or shorten it"
         )
+
+
+def _size(value: str, *, inline: bool) -> int:
+    """The bytes of a value as it travels.
+
+    Within the statement the connector quotes it, and puts a backslash before each
+    of four characters; beside it, it is a member of a JSON document.
+    """
+    if not inline:
+        return len(dump(value)) + _AROUND
+    escaped = sum(value.count(character) for character in "\\'\n\r")
+    return len(value.encode("utf-8")) + escaped + len("''")
 
 
 class StatementSizeError(Exception):
