@@ -11,6 +11,7 @@ from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from ipaddress import IPv4Address
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,8 @@ from cryptography.x509.oid import NameOID
 from snowflake.connector import ProgrammingError
 
 from agentloop.backends.cortex import CortexBackend, ModelOptions
+from agentloop.backends.cortex.account import address_of, proxy_of
+from agentloop.backends.cortex.http import Incoming
 from agentloop.core.catalog import FailureKind
 from agentloop.core.content import Message, Text
 from agentloop.core.run import Usage
@@ -740,6 +743,91 @@ def test_hosts_that_need_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with FakeSnowflake(SAID) as sf:
         replied(asked(sf))
+
+
+@pytest.mark.parametrize("environment", ["", "http://127.0.0.1:1"])
+def test_the_connections_proxy(
+    environment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy that the connection was given is on the way of REST requests as well."""
+    monkeypatch.setenv("http_proxy", environment)
+    monkeypatch.delenv("no_proxy", raising=False)
+    seen: list[Any] = []
+
+    def echo(request: Request) -> Reply:
+        seen.append(request.headers)
+        return SAID
+
+    with FakeSnowflake(answers(echo)) as sf:
+        proxy = {
+            "proxy_host": "127.0.0.1",
+            "proxy_port": str(sf.port),
+            "proxy_user": "me",
+            "proxy_password": "safe",
+        }
+        connection = sf.connect(host="acme.example", port=80, **proxy)
+        backend = CortexBackend(connection)
+        replied(backend.session(setup()).infer(ASKED, JOB, None))
+        backend.close()
+    assert seen[0]["host"].startswith("acme.example")
+    assert seen[0]["proxy-authorization"] == "Basic bWU6c2FmZQ=="
+
+
+@pytest.mark.parametrize(
+    "no_proxy", ["127.0.0.1", "example.com, 127.0.0.1", "*", ["a.b", "127.0.0.1"]]
+)
+def test_what_the_connection_reaches_directly(no_proxy: Any) -> None:
+    """Hosts that a connection excepts from its proxy are excepted for REST as well."""
+
+    class Behind:
+        proxy_host, proxy_port = "127.0.0.1", 1
+
+        def __init__(self, connection: Any) -> None:
+            self._real = connection
+            self.no_proxy = no_proxy
+            url, token = address_of(connection)
+            self.rest = SimpleNamespace(server_url=url, token=token)
+
+    with FakeSnowflake(SAID) as sf:
+        backend = CortexBackend(Behind(sf.connect()))
+        replied(backend.session(setup()).infer(ASKED, JOB, None))
+        backend.close()
+
+
+def test_a_proxy_is_not_told() -> None:
+    """The password of a proxy is in no text of ours."""
+    stood = SimpleNamespace(
+        proxy_host="https://p", proxy_port=8, proxy_user="u", proxy_password="secret"
+    )
+    found = proxy_of(stood)
+    assert found is not None
+    assert found.url == "https://u:secret@p:8"
+    assert "secret" not in repr(found)
+
+
+@pytest.mark.parametrize("framing", ["chunked", "close"])
+def test_every_read_is_bounded(framing: str) -> None:
+    """However a body ends, each read of it ends with what is left of the time."""
+    said = hangs(split(says("one two three four"), 4), after=4)
+    with FakeSnowflake(said if framing == "chunked" else unchunked(said)) as sf:
+        backend = CortexBackend(sf.connect())
+        limits: list[float] = []
+        held: list[float] = []
+        real = Incoming._wait_at_most
+
+        def seen(self: Incoming, seconds: float) -> None:
+            real(self, seconds)
+            limits.append(seconds)
+            held.append(self._socket.gettimeout())
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(Incoming, "_wait_at_most", seen)
+            session = backend.session(setup())
+            found = session.infer(ASKED, job(timeout=0.5), lambda _: None)
+        backend.close()
+    assert failed(found).failure.kind == "timeout"
+    assert held == pytest.approx(limits, abs=0.001)
+    assert len(held) > 1
 
 
 class Tls(BaseHTTPRequestHandler):

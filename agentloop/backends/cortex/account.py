@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Mapping
 from inspect import getattr_static, unwrap
 from typing import Any, Protocol, TypeAlias
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from attrs import field, frozen
 
@@ -36,8 +36,23 @@ class Ticket:
     headers: Mapping[str, str] = field(repr=False)
 
 
+@frozen
+class Proxy:
+    """The proxy of a connection; hosts in `no_proxy`, by commas, are reached directly.
+
+    The URL may hold a password.
+    """
+
+    url: str = field(repr=False)
+    no_proxy: str = ""
+
+
 class Account(Protocol):
     """Gives tickets, and fresh ones when a ticket has expired."""
+
+    def proxy(self) -> Proxy | None:
+        """The way to the account that the host has named, None for the usual one."""
+        ...
 
     def ticket(self) -> Ticket:
         """Credentials for a request that is about to be sent."""
@@ -58,6 +73,10 @@ class HostAuth:
     def __init__(self, auth: Auth) -> None:
         self._auth = auth
 
+    def proxy(self) -> Proxy | None:
+        """None: who has its own credentials may bring its own pool."""
+        return None
+
     def ticket(self) -> Ticket:
         """What the host says now."""
         base_url, headers = self._auth()
@@ -75,6 +94,10 @@ class ConnectionAuth:
         self._calls = calls
         self._lock = threading.Lock()
         self._renewal: Call[None] | None = None
+
+    def proxy(self) -> Proxy | None:
+        """The proxy that the connection was given, if it was given one."""
+        return proxy_of(self._connection)
 
     def ticket(self) -> Ticket:
         """The connection's address and its present session token.
@@ -132,6 +155,27 @@ def address_of(connection: Any) -> tuple[str, str | None]:
         return "", None
     token = rest.token
     return (plain_url(rest.server_url) if token else ""), token
+
+
+def proxy_of(connection: Any) -> Proxy | None:
+    """The proxy of a connection, on 4.x and on 5.x; None leaves it to the environment.
+
+    Read from its public properties, which a wrapper or a stand-in may lack.
+    """
+    host, port, user, password = (
+        getattr(connection, f"proxy_{name}", None)
+        for name in ("host", "port", "user", "password")
+    )
+    direct = getattr(connection, "no_proxy", None) or ""
+    if not host:
+        return None
+    scheme, _, name = host.rpartition("://")
+    who = f"{quote(user, '')}:{quote(password or '', '')}@" if user else ""
+    where = f"{name}:{port}" if port else name
+    return Proxy(
+        url=f"{scheme or 'http'}://{who}{where}",
+        no_proxy=direct if isinstance(direct, str) else ",".join(map(str, direct)),
+    )
 
 
 def plain_url(url: str) -> str:

@@ -63,7 +63,8 @@ class CortexBackend:
         capabilities: the host's own records, by model name.
         options: what requests carry beyond the config, by model name.
         pool: a urllib3 pool manager with the host's proxies and TLS; without one, the
-            environment's proxies and the system's certificates are used.
+            connection's proxy is used, or else the environment's, and the system's
+            certificates.
         max_in_flight: how many connections a pool of our own keeps.
 
     Raises:
@@ -99,7 +100,7 @@ class CortexBackend:
         account: Account = ConnectionAuth(connection, self._calls)
         if auth is not None:
             account = HostAuth(auth)
-        self._doors = Doors(account, Http(pool, max_in_flight))
+        self._doors = Doors(account, Http(pool, max_in_flight, account.proxy))
 
     def __repr__(self) -> str:
         return f"<CortexBackend over {self._transport}>"

@@ -1,19 +1,20 @@
 """HTTP without second tries: one POST, its headers, its body piece by piece.
 
 urllib3 does the work, because it is well kept, pools connections and comes with boto3
-anyway. Proxies are taken from the environment, TLS is verified with the system's
-certificates; a host with other wishes brings its own pool manager. Redirects are not
-followed: they would carry the token elsewhere.
+anyway. The proxy is the connection's, or else the environment's, TLS is verified with
+the system's certificates; a host with other wishes brings its own pool manager.
+Redirects are not followed: they would carry the token elsewhere.
 
 This room knows no credentials and no JSON.
 """
 
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
+from agentloop.backends.cortex.account import Proxy
 from agentloop.backends.cortex.calls import Deadline
 from agentloop.ports import require
 
@@ -26,7 +27,8 @@ READ_TIMEOUT: Final = 900.0
 
 MOST_BYTES: Final = 64 * 1024 * 1024
 _PIECE: Final = 64 * 1024
-_LINGER: Final = 1.0
+_LINGER: Final = 0.1
+"""Seconds that the end of a body may take after the end of the reply in it."""
 
 
 class Incoming:
@@ -35,6 +37,7 @@ class Incoming:
     def __init__(self, response: Any, deadline: Deadline) -> None:
         self._response = response
         self._deadline = deadline
+        self._socket = _socket_of(response)
         self.status: int = response.status
         self.headers: Mapping[str, str] = {
             name.lower(): value for name, value in response.headers.items()
@@ -79,9 +82,21 @@ class Incoming:
 
     def _wait_at_most(self, seconds: float) -> None:
         """Set how long the next read may be silent, where the socket is in reach."""
-        reached = getattr(self._response.connection, "sock", None)
-        if reached is not None:
-            reached.settimeout(seconds)
+        if self._socket is not None:
+            self._socket.settimeout(seconds)
+
+
+def _socket_of(response: Any) -> Any:
+    """The socket that a body comes from, None where it is out of reach.
+
+    A reply that ends with its connection has taken the socket from it: it is where
+    the standard library's reader reads then.
+    """
+    found = getattr(response.connection, "sock", None)
+    if found is None:
+        reader = getattr(getattr(response, "_fp", None), "fp", None)
+        found = getattr(getattr(reader, "raw", None), "_sock", None)
+    return found
 
 
 class Http:
@@ -90,11 +105,15 @@ class Http:
     Args:
         pool: a urllib3 pool manager of the host's; it is used and never closed.
         size: how many connections a pool of our own keeps.
+        proxy: the proxy of a pool of our own, asked when it is made.
     """
 
-    def __init__(self, pool: Any, size: int) -> None:
+    def __init__(
+        self, pool: Any, size: int, proxy: Callable[[], Proxy | None] = lambda: None
+    ) -> None:
         self._pool = pool
         self._size = size
+        self._proxy = proxy
         self._lock = threading.Lock()
 
     def post(
@@ -135,7 +154,7 @@ class Http:
         if pool is None:
             with self._lock:
                 if self._pool is None:
-                    self._pool = _Own(_built(url, self._size))
+                    self._pool = _Own(_built(url, self._size, self._proxy()))
                 pool = self._pool
         return pool.manager if isinstance(pool, _Own) else pool
 
@@ -147,23 +166,38 @@ class _Own:
         self.manager = manager
 
 
-def _built(url: str, size: int) -> Any:
-    """A pool manager, through the proxy that the environment names for the host."""
-    from urllib.request import getproxies, proxy_bypass  # loads ssl: not before use
-
+def _built(url: str, size: int, named: Proxy | None) -> Any:
+    """A pool manager, through the proxy that is named for the host, if one is."""
     urllib3 = require("urllib3", "cortex")
     sockets = urllib3.connection.HTTPConnection.default_socket_options
     # Gateways drop connections that are silent while a model thinks.
     alive = (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     common = {"maxsize": size, "socket_options": [*sockets, alive]}
-    parts = urlsplit(url)
-    proxy = getproxies().get(parts.scheme)
-    if not proxy or proxy_bypass(parts.hostname or ""):
+    proxy = _proxy_for(urlsplit(url), named)
+    if not proxy:
         return urllib3.PoolManager(**common)
     if "://" not in proxy:
         proxy = f"http://{proxy}"
     headers = _proxy_headers(urllib3, proxy)
     return urllib3.ProxyManager(proxy, proxy_headers=headers, **common)
+
+
+def _proxy_for(target: SplitResult, named: Proxy | None) -> str | None:
+    """The URL of the proxy on the way to a target, None when there is none."""
+    from urllib.request import getproxies, proxy_bypass  # loads ssl: not before use
+
+    host = target.hostname or ""
+    if named is None:
+        return None if proxy_bypass(host) else getproxies().get(target.scheme)
+    return None if _is_direct(host, named.no_proxy) else named.url
+
+
+def _is_direct(host: str, no_proxy: str) -> bool:
+    """Whether a host, or a domain that it is in, is among those without a proxy."""
+    names = [name.strip().removeprefix("*").lstrip(".") for name in no_proxy.split(",")]
+    if "*" in no_proxy.split(","):
+        return True
+    return any(name and f".{host}".endswith(f".{name}") for name in names)
 
 
 def _proxy_headers(urllib3: Any, proxy: str) -> dict[str, str] | None:

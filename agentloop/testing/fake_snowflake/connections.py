@@ -20,7 +20,7 @@ OPTIONS = {
 }
 
 
-def snowflake_connection(port: int, **options: object) -> Any:
+def snowflake_connection(port: int, /, **options: object) -> Any:
     """Connect to the fake at `port`.
 
     Args:
