@@ -750,8 +750,8 @@ def test_the_connections_proxy(
     environment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A proxy that the connection was given is on the way of REST requests as well."""
-    monkeypatch.setenv("http_proxy", environment)
-    monkeypatch.delenv("no_proxy", raising=False)
+    for name in ("http_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
     seen: list[Any] = []
 
     def echo(request: Request) -> Reply:
@@ -766,6 +766,7 @@ def test_the_connections_proxy(
             "proxy_password": "safe",
         }
         connection = sf.connect(host="acme.example", port=80, **proxy)
+        monkeypatch.setenv("http_proxy", environment)
         backend = CortexBackend(connection)
         replied(backend.session(setup()).infer(ASKED, JOB, None))
         backend.close()
