@@ -14,12 +14,13 @@ import pytest
 from attrs import evolve
 
 from agentloop.core.catalog import BY_SLUG, BY_TYPE, CATALOG, Failure
-from agentloop.core.config import ToolSpec
+from agentloop.core.config import Config, ToolSpec
 from agentloop.core.content import Text
 from agentloop.core.phases import Failed
 from agentloop.core.routing import Offer
 from agentloop.core.run import Usage
 from agentloop.ports import (
+    Backend,
     EngineUnavailableError,
     MissingExtraError,
     RunRef,
@@ -372,6 +373,29 @@ def test_an_unknown_data_plane_is_refused_when_a_run_starts() -> None:
         conversation = idle.conversation(data_plane_id=plane)
         detail = f"no backend is registered for data_plane_id '{plane}'"
         refused(idle.start(conversation), "unknown-data-plane", detail)
+
+
+def raises(config: Config) -> Backend:
+    """A table that is asked without a default."""
+    found: Backend = {}[config.data_plane_id]
+    return found
+
+
+@pytest.mark.parametrize("choose", [lambda _: None, raises], ids=["None", "KeyError"])
+def test_a_function_that_knows_no_such_data_plane(choose: Any) -> None:
+    """A host's function says so by None or by what a table raises: 400, and no 500."""
+    with world(workers=0, backends=choose) as idle:
+        plane = str(uuid4())
+        conversation = idle.conversation(data_plane_id=plane)
+        detail = f"no backend is registered for data_plane_id '{plane}'"
+        refused(idle.start(conversation), "unknown-data-plane", detail)
+
+
+def test_a_default_beside_a_function() -> None:
+    """A run that names no data plane is the default backend's, function or table."""
+    with world(says("of the default"), backends=lambda _: None) as served:
+        ended = served.run(served.conversation())
+        assert ended["final_text"] == "of the default"
 
 
 # ------------------------------------------------ 5: tool outputs

@@ -198,3 +198,23 @@ def _die(store: MemoryStore, run_id: str, rooms: Rooms, began: bool) -> None:
     loop = AgentLoop(backend, store, {"rooms": dying}, run_timeout=5.0, lease=1.0)
     with pytest.raises(Gone):
         loop.wait(run_id, scope=SCOPE)
+
+
+def test_a_worker_without_the_runs_data_plane_says_so() -> None:
+    """The run's config decodes; it is this worker that has no backend for it."""
+    store = MemoryStore()
+    backend = ScriptedBackend(forever=says("done"))
+    planes = {"here": backend, "there": backend}
+    with AgentLoop(backends=planes, store=store) as whole:
+        made = whole.create_conversation(
+            defaults={"model": "m", "data_plane_id": "there"}, scope=SCOPE
+        )
+        run = whole.start_run(made.id, "hi", scope=SCOPE)
+    with AgentLoop(backends={"here": backend}, store=store) as partly:
+        ended = partly.wait(run.id, scope=SCOPE)
+    assert ended.error is not None
+    assert ended.error.type == "AgentLoopInvalidEffectiveConfig"
+    assert ended.error.message == (
+        "effective_config cannot be run by this worker: "
+        "$.data_plane_id: no backend is registered for data_plane_id 'there'"
+    )

@@ -28,7 +28,8 @@ from agentloop.runtime.prepare import Resources
 from agentloop.runtime.system import RandomIds, SystemClock
 
 Tools: TypeAlias = Mapping[str, ToolServer | Iterable[Callable[..., Any]]]
-Backends: TypeAlias = Mapping[str, Backend] | Callable[[Config], Backend]
+Backends: TypeAlias = Mapping[str, Backend] | Callable[[Config], Backend | None]
+"""By data_plane_id, or a function of a config, which has None for no such plane."""
 
 
 def options_of(choices: Mapping[str, Any]) -> Options:
@@ -213,7 +214,7 @@ def chooser(
     if backend is not None:
         checks.check_backend("backend=", backend)
     if backends is not None and not isinstance(backends, Mapping):
-        return _asking(backends)
+        return _asking(backends, backend)
     by_plane = dict(backends or {})
     for plane, one in by_plane.items():
         if not isinstance(plane, str):
@@ -244,8 +245,14 @@ def _of_plane(
     raise RequestError("unknown-data-plane", id=plane)
 
 
-def _asking(function: Callable[[Config], Backend]) -> Callable[[Config], Backend]:
-    """The host's own function, whose answer is looked at."""
+def _asking(
+    function: Callable[[Config], Backend | None], default: Backend | None
+) -> Callable[[Config], Backend]:
+    """The host's own function, whose answer is looked at.
+
+    A `backend=` beside it is for configs that name no data plane, as it is beside a
+    table; without one the function is asked for those as well.
+    """
     if not checks.lacks(function, Backend):
         raise TypeError("backends= is a backend itself; give it as backend=")
     if not callable(function):
@@ -255,7 +262,14 @@ def _asking(function: Callable[[Config], Backend]) -> Callable[[Config], Backend
         )
 
     def choose(config: Config) -> Backend:
-        found = function(config)
+        if not config.data_plane_id and default is not None:
+            return default
+        try:
+            found = function(config)
+        except LookupError:  # as a table raises it
+            found = None
+        if found is None:
+            raise RequestError("unknown-data-plane", id=config.data_plane_id)
         checks.check_backend("what backends= returns", found)
         return found
 

@@ -270,8 +270,8 @@ def _prepared(claim: Claim, resources: Resources, opened: list[ToolServer]) -> D
         told = {"place": "request", "replaced": replaced}
         drive.told = (("text_normalised", told),)
     drive.system, drive.history = _conversation(row, resources.store)
+    drive.backend = _backend(config, resources)
     try:
-        drive.backend = resources.choose_backend(config)
         _open_servers(drive, resources, opened)
     except RequestError as error:
         raise _unusable(str(error.facts.get("problem", error.detail))) from None
@@ -300,6 +300,18 @@ def _refuse_killers(claim: Claim, options: Options) -> None:
         type_ = "AgentLoopWorkerLost"
         problem = f"{vain} drivers in a row were lost before they committed anything"
         raise BrokenRunError(type_, describe(type_, problem=problem))
+
+
+def _backend(config: Config, resources: Resources) -> Backend:
+    """The backend of a run, which another loop may have had when it started."""
+    try:
+        return resources.choose_backend(config)
+    except RequestError as error:
+        type_ = "AgentLoopInvalidEffectiveConfig"
+        problem = f"$.data_plane_id: {error.detail}"
+        raise BrokenRunError(
+            type_, f"effective_config cannot be run by this worker: {problem}"
+        ) from None
 
 
 def _end_what_runs(drive: Drive) -> None:
