@@ -253,7 +253,8 @@ def _left_behind(claim: Claim) -> tuple[Usage, AttemptRow | None]:
         state = state_from(bare, Plan(max_iterations=1), None, (), {})
         if is_idle(claim.header) or not inferring:
             return state.usage, None
-        return state.usage.plus(None), _lost_attempt(state, run_id)
+        remembered = remembered_in(claim.header)
+        return state.usage.plus(None), _lost_attempt(state, run_id, remembered)
     except WireError:
         return Usage(), None
 
@@ -429,7 +430,7 @@ def _resume(drive: Drive, claim: Claim, options: Options) -> None:
         raise _invalid_config(f"checkpoint {error}") from None
     if idle:
         return
-    drive.lost = _lost_attempt(drive, claim.run.id)
+    drive.lost = _lost_attempt(drive.state, claim.run.id, drive.remembered)
     drive.state = step(drive.state, Recovered())
 
 
@@ -443,14 +444,12 @@ def _stored_plan(drive: Drive, claim: Claim, options: Options) -> Plan:
     return setup.plan
 
 
-def _lost_attempt(drive: Drive, run_id: str) -> AttemptRow | None:
+def _lost_attempt(
+    state: LoopState, run_id: str, remembered: str | None
+) -> AttemptRow | None:
     """The record of the attempt whose worker is gone."""
-    match drive.state.phase:
+    match state.phase:
         case Inferring(attempt):
-            row = lost_row(run_id, drive.state.iterations, attempt)
+            return lost_row(run_id, state.iterations, attempt, remembered)
         case _:
             return None
-    if drive.remembered is None:
-        return row
-    known = {**unversioned(row.body), "provider_request_id": drive.remembered}
-    return evolve(row, body=versioned(known))

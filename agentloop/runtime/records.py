@@ -71,7 +71,10 @@ def _rarely_told(done: Attempted) -> Iterator[str]:
         yield f'"preceding":{dump([to_json(one) for one in done.report.preceding])}'
 
 
-def lost_row(run_id: str, iteration: int, number: int) -> AttemptRow:
-    """The row of an attempt whose worker is gone."""
-    body = versioned({"number": number, "outcome": "lost"})
+def lost_row(
+    run_id: str, iteration: int, number: int, remembered: str | None
+) -> AttemptRow:
+    """The row of an attempt whose worker is gone, with what its backend remembered."""
+    known = {} if remembered is None else {"provider_request_id": remembered}
+    body = versioned({"number": number, "outcome": "lost", **known})
     return AttemptRow(run_id=run_id, iteration=iteration, number=number, body=body)
