@@ -104,6 +104,16 @@ class LeaseNotExclusive(MemoryStore):
         return super().claim(request)
 
 
+class LooksByClaiming(MemoryStore):
+    """To look for runs that nobody claimed is to claim them for a moment."""
+
+    def unclaimed(self, driver, limit):
+        found = super().unclaimed(driver, limit)
+        for run in found:
+            self._runs[run.run_id].status = "running"
+        return found
+
+
 class LooksThenTakes(MemoryStore):
     """A claim looks, waits, and takes what may be taken meanwhile."""
 
@@ -324,6 +334,7 @@ ZOO = {
     StaleLeaseWrites: "stale tokens write nothing",
     StaleHeartbeat: "stale tokens write nothing",
     LeaseNotExclusive: "a live lease is exclusive",
+    LooksByClaiming: "unclaimed runs are found",
     LooksThenTakes: "threads claim one run",
     StagedVisible: "staged messages are invisible",
     GapInNumbers: "deltas",

@@ -26,6 +26,7 @@ from attrs import field
 
 from agentloop.core.run import Status
 from agentloop.core.values import value
+from agentloop.ports.engine import RunRef
 
 
 class StoreUnavailableError(Exception):
@@ -362,6 +363,14 @@ class Store(Protocol):
         Due is a run of the request's driver that has not ended and has no lease,
         or whose lease has run out. Returns None when there is none. The token is
         higher than any before; two claims never succeed for one lease.
+        """
+        ...
+
+    def unclaimed(self, driver: str, limit: int) -> tuple[RunRef, ...]:
+        """Runs of a driver that nobody has claimed yet, the oldest first.
+
+        Those are its `pending` runs, cancelled ones included. For whoever looks for
+        starts that an engine never heard of: changes nothing, takes no lease.
         """
         ...
 

@@ -31,6 +31,7 @@ from contextlib import suppress
 from typing import Final as Constant
 from typing import TypeVar
 
+from agentloop.ports.engine import RunRef
 from agentloop.ports.store import (
     AttemptRow,
     Checkpoint,
@@ -178,6 +179,10 @@ class DynamoDBStore:
     def claim(self, request: ClaimRequest) -> Claim | None:
         """See `Store.claim`."""
         return self._do(lambda db: claims.claim(db, request, self._now()))
+
+    def unclaimed(self, driver: str, limit: int) -> tuple[RunRef, ...]:
+        """See `Store.unclaimed`."""
+        return self._do(lambda db: rows.unclaimed(db, driver, limit))
 
     def heartbeat(self, lease: Lease, lease_seconds: float) -> bool:
         """See `Store.heartbeat`."""

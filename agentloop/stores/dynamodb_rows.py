@@ -6,12 +6,13 @@ begins anew. A run is there as long as its
 conversation is, and a conversation as long as its head. Nothing in here writes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
 from attrs import fields, frozen
 
 from agentloop.core.run import TERMINAL, Status
+from agentloop.ports.engine import RunRef
 from agentloop.ports.store import (
     ConversationRow,
     MessagePage,
@@ -340,7 +341,26 @@ def runs(table: Table, reader: Reader, conversation_id: str) -> tuple[RunRow, ..
     return tuple(found)
 
 
-def _groups(rows: list[Row]) -> Iterator[list[Row]]:
+def unclaimed(table: Table, driver: str, limit: int) -> tuple[RunRef, ...]:
+    """A driver's runs that nobody has claimed yet, the oldest first.
+
+    Those that were given back are due at once as well, so each head is asked.
+    """
+    place = keys.opened_by(driver)
+    at_once = Span(place, " ", "\x7f", ("run_id",), "@due = :zero", {"zero": 0})
+    found: list[RunRef] = []
+    for group in _groups(table.query(at_once)):
+        wanted = [keys.run_head(row["run_id"]) for row in group]
+        there = table.get_all(wanted)
+        heads = [head_of(there[key]) for key in wanted if key in there]
+        new = [each for each in heads if each.status == "pending"]
+        found += [RunRef(e.id, e.company_id) for e in new if lives(table, e)]
+        if len(found) >= limit:
+            break
+    return tuple(found[: max(limit, 0)])
+
+
+def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
     rest = iter(rows)
     while group := list(islice(rest, 30)):
         yield group

@@ -9,6 +9,7 @@ from datetime import datetime
 from threading import Lock
 
 from agentloop.core.run import TERMINAL
+from agentloop.ports.engine import RunRef
 from agentloop.ports.store import (
     AttemptRow,
     Checkpoint,
@@ -203,6 +204,14 @@ class MemoryStore:
                 seconds_left=None if run.deadline is None else run.deadline - now,
                 in_a_row=claims_in_a_row(run.token),
             )
+
+    def unclaimed(self, driver: str, limit: int) -> tuple[RunRef, ...]:
+        """See `Store.unclaimed`."""
+        with self._lock:
+            runs = self._open.get(driver, {}).values()
+            rows = [run.inserted for run in runs if run.status == "pending"]
+        rows.sort(key=lambda row: row.started_at)
+        return tuple(RunRef(row.id, row.company_id) for row in rows[: max(limit, 0)])
 
     def heartbeat(self, lease: Lease, lease_seconds: float) -> bool:
         """See `Store.heartbeat`."""

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Final as Constant
 from typing import TypeVar
 
+from agentloop.ports.engine import RunRef
 from agentloop.ports.store import (
     AttemptRow,
     Checkpoint,
@@ -218,6 +219,10 @@ class PostgresStore:
     def claim(self, request: ClaimRequest) -> Claim | None:
         """See `Store.claim`."""
         return self._write(lambda db: driving.claim(db, request))
+
+    def unclaimed(self, driver: str, limit: int) -> tuple[RunRef, ...]:
+        """See `Store.unclaimed`."""
+        return self._read(lambda db: rows.unclaimed(db, driver, limit))
 
     def heartbeat(self, lease: Lease, lease_seconds: float) -> bool:
         """See `Store.heartbeat`."""

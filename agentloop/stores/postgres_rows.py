@@ -8,6 +8,7 @@ see is not found.
 from datetime import datetime
 from typing import Any, Final
 
+from agentloop.ports.engine import RunRef
 from agentloop.ports.store import (
     AttemptRow,
     ConversationRow,
@@ -199,6 +200,18 @@ def runs(db: Session, reader: Reader, conversation_id: str) -> tuple[RunRow, ...
         **_of(reader),
     )
     return tuple(map(_run_row, rows))
+
+
+def unclaimed(db: Session, driver: str, limit: int) -> tuple[RunRef, ...]:
+    """A driver's runs that nobody has claimed yet, the oldest first."""
+    found = db.all(
+        "SELECT id, company_id FROM @.runs"
+        " WHERE driver = %(driver)s AND completed_at IS NULL AND status = 'pending'"
+        " ORDER BY started_at, n LIMIT %(limit)s",
+        driver=driver,
+        limit=max(limit, 0),
+    )
+    return tuple(RunRef(*row) for row in found)
 
 
 def _run_row(row: tuple[Any, ...]) -> RunRow:

@@ -14,6 +14,7 @@ import weakref
 from types import TracebackType
 from typing import TypeVar
 
+from agentloop.ports.engine import RunRef
 from agentloop.ports.store import (
     AttemptRow,
     Checkpoint,
@@ -209,6 +210,10 @@ class SQLiteStore:
         return self._pool.write(
             lambda db: driving.claim(db, request, self._clock.now())
         )
+
+    def unclaimed(self, driver: str, limit: int) -> tuple[RunRef, ...]:
+        """See `Store.unclaimed`."""
+        return self._pool.read(lambda db: rows.unclaimed(db, driver, limit))
 
     def heartbeat(self, lease: Lease, lease_seconds: float) -> bool:
         """See `Store.heartbeat`."""

@@ -7,6 +7,7 @@ out by the statement itself. Nothing is written here and no transaction is opene
 import sqlite3
 from typing import Any, Final
 
+from agentloop.ports.engine import RunRef
 from agentloop.ports.store import (
     AttemptRow,
     ConversationRow,
@@ -154,6 +155,17 @@ def runs(
         (conversation_id, *_scope(reader)),
     )
     return tuple(map(_run, rows))
+
+
+def unclaimed(db: sqlite3.Connection, driver: str, limit: int) -> tuple[RunRef, ...]:
+    """A driver's runs that nobody has claimed yet, the oldest first."""
+    found = db.execute(
+        "SELECT id, company_id FROM runs"
+        " WHERE driver = ? AND completed_at IS NULL AND status = 'pending'"
+        " ORDER BY started_at, n LIMIT ?",
+        (driver, max(limit, 0)),
+    )
+    return tuple(RunRef(*row) for row in found)
 
 
 def _run(row: tuple[Any, ...]) -> RunRow:

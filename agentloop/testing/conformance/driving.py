@@ -5,7 +5,14 @@ from functools import partial
 from attrs import evolve
 
 from agentloop.core.run import Status
-from agentloop.ports import AttemptRow, Checkpoint, EventRow, Lease, LeaseLostError
+from agentloop.ports import (
+    AttemptRow,
+    Checkpoint,
+    EventRow,
+    Lease,
+    LeaseLostError,
+    RunRef,
+)
 from agentloop.testing.conformance.judging import demand, promise, raises, same
 from agentloop.testing.conformance.subject import (
     LONG,
@@ -47,6 +54,23 @@ def drivers_take_their_own(s: Subject) -> None:
     run = s.run(driver=f"{s.driver}-engine")
     same(s.claim(), None, "another driver's run")
     same(s.claim(run.id), None, "another driver's run by id")
+
+
+@promise()
+def unclaimed_runs_are_found(s: Subject) -> None:
+    """A driver's runs that nobody claimed are shown, the oldest first, and only so."""
+    runs = [s.run() for _ in range(5)]
+    s.run(driver=f"{s.driver}-engine")
+    s.store.release(s.drive(runs[1]).lease)
+    s.end(s.drive(runs[2]))
+    s.store.request_cancel(s.ours, runs[3].id)
+    s.store.delete_conversation(s.ours, runs[4].conversation_id)
+    left = tuple(RunRef(runs[n].id, s.company) for n in (0, 3))
+    same(s.store.unclaimed(s.driver, 10), left, "the runs that nobody claimed")
+    same(s.store.unclaimed(s.driver, 1), left[:1], "the oldest of them")
+    same(s.store.unclaimed(f"{s.driver}-none", 10), (), "those of another driver")
+    seen = s.store.get_run(s.ours, runs[0].id)
+    same(seen and seen.status, "pending", "the status of a run that was looked for")
 
 
 @promise()
