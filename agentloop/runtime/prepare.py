@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from attrs import define, evolve, field, frozen
+from attrs import define, field, frozen
 
 from agentloop.core.catalog import RequestError, describe
 from agentloop.core.config import Config, ToolChoice
