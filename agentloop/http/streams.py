@@ -138,7 +138,14 @@ class EventStream:
         await send(_chunk(b"", more=False))
 
     async def _frames(self, inbox: Inbox) -> AsyncGenerator[bytes, None]:
-        yield RETRY
+        """Frames, the first of which says that from now on everything is heard."""
+        with self.calls.face.watch.listening(self.run_id, inbox.post):
+            yield RETRY
+            async with aclosing(self._live(inbox)) as frames:
+                async for frame in frames:
+                    yield frame
+
+    async def _live(self, inbox: Inbox) -> AsyncGenerator[bytes, None]:
         clock = asyncio.get_running_loop().time
         spoke = clock()
         async with aclosing(self._events(inbox)) as batches:
@@ -153,15 +160,13 @@ class EventStream:
     async def _events(self, inbox: Inbox) -> AsyncGenerator[list[RunEvent], None]:
         """Batches of events until the terminal one; empty ones while it is quiet."""
         cursor = Cursor(self.after)
-        listening = self.calls.face.watch.listening
         heard: list[RunEvent] = []
-        with listening(self.run_id, inbox.post):
-            while not inbox.closed:
-                batch, ended = await self._news(cursor, heard)
-                yield batch
-                if ended:
-                    return
-                heard = await inbox.take(min(self.options.poll, self.options.heartbeat))
+        while not inbox.closed:
+            batch, ended = await self._news(cursor, heard)
+            yield batch
+            if ended:
+                return
+            heard = await inbox.take(min(self.options.poll, self.options.heartbeat))
 
     async def _news(
         self, cursor: Cursor, heard: list[RunEvent]
