@@ -1,5 +1,6 @@
 """Whole runs over the real boto3 and a real socket: every way a run can go."""
 
+import itertools
 import json
 import threading
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agentloop import AgentLoop, Scope, Text, tool
+from agentloop import AgentLoop, RunEvent, Scope, Text, tool
 from agentloop.backends.bedrock import BedrockBackend
 from agentloop.core.content import Message, Reasoning
 from agentloop.core.history import problems
@@ -29,7 +30,7 @@ from agentloop.testing.fake_bedrock import (
     truncates,
 )
 from agentloop.testing.fake_bedrock.replies import Partial
-from agentloop.testing.fixed import HandClock
+from agentloop.testing.fixed import CountedIds, HandClock
 from tests.test_contract_examples import new_conversation
 
 SCOPE = Scope(1, 407)
@@ -138,6 +139,58 @@ def test_a_reply_nested_too_deeply_is_malformed(levels: int, streamed: bool) -> 
         loop.close()
     assert run.error is not None
     assert run.error.type == "AgentLoopMalformedModelOutput"
+
+
+def next_request(order: tuple[int, ...]) -> bytes:
+    """The request after parallel calls that ended in this order, as it was sent."""
+    ended = [threading.Event() for _ in order]
+    turns = iter(order)
+    started: list[str] = []
+
+    @tool
+    def step(number: int) -> dict[str, int]:
+        """Wait to be the next."""
+        assert ended[number].wait(30)
+        return {"step": number}
+
+    def observe(_: str, event: RunEvent) -> None:
+        """Let the next call end once all have begun, and the one before is stored."""
+        if event.kind == "tool_started":
+            started.append(event.data["key"])
+        elif event.kind != "tool_finished":
+            return
+        if len(started) == len(order) and (turn := next(turns, None)) is not None:
+            ended[turn].set()
+
+    uses = [("rooms-step", {"number": number}) for number in range(len(order))]
+    with FakeBedrock(calls(*uses), says("done")) as bedrock:
+        loop = AgentLoop(
+            BedrockBackend(bedrock.client()),
+            tools={"rooms": [step]},
+            observer=observe,
+            ids=CountedIds(),
+        )
+        made = loop.create_conversation(defaults={"model": MODEL}, scope=SCOPE)
+        run = loop.run(made.id, "Go", scope=SCOPE)
+        finished = [
+            event.data["tool_use_id"]
+            for event in loop.events(run.id, scope=SCOPE)
+            if event.kind == "tool_finished"
+        ]
+        loop.close()
+    assert run.status == "completed"
+    request = bedrock.requests[1]
+    asked = [
+        use["toolUse"]["toolUseId"] for use in request.body["messages"][1]["content"]
+    ]
+    assert [asked.index(id_) for id_ in finished] == list(order)
+    return request.raw
+
+
+def test_the_order_in_which_calls_end_changes_no_byte() -> None:
+    """Results go back in call order, so a provider's prompt cache always fits."""
+    sent = {next_request(order) for order in itertools.permutations(range(3))}
+    assert len(sent) == 1
 
 
 def test_the_contracts_first_example_runs_on_its_model(tmp_path: Path) -> None:

@@ -78,6 +78,27 @@ def block(name: str) -> str:
     return found[1]
 
 
+def test_the_demo_runs_as_it_is_written(tmp_path: Path) -> None:
+    """The last command of "Try it", after an install, from any folder.
+
+    The commands before it make an environment and install this very package, which
+    is where the tests run.
+    """
+    *_, command = block("demo").strip().split(" && ")
+    assert command == ".venv/bin/agentloop demo"
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    for words in ("Room 3 is booked for Friday at 10:00.", "JobFailed"):
+        assert words in done.stdout
+
+
 def test_the_curl_walk_walks(tmp_path: Path) -> None:
     """The server starts as written, and curl goes from create to messages."""
     script = re.search(r"`(\[\{\"calls\".*?\])`", TEXT)
