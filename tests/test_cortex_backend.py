@@ -1,5 +1,6 @@
 """The Cortex backend as hosts configure it: models, options, transports, refusals."""
 
+import re
 import subprocess
 import sys
 from typing import Any
@@ -402,3 +403,32 @@ def test_address_of_a_wrapped_connection() -> None:
         rest = Rest()
 
     assert address_of(Wrapped()) == ("http://h:1", "t")
+
+
+WRONG: dict[str, dict[str, Any]] = {
+    "connection must be a connection of the Snowflake connector, not a str": {
+        "connection": "prod"
+    },
+    "connection must be a connection of the Snowflake connector, not a dict": {
+        "connection": {"account": "a", "password": "secret"}
+    },
+    "auth must be a function, not a str": {"connection": None, "auth": "token"},
+    "options['m'] must be of ModelOptions, not a dict: ModelOptions(...)": {
+        "options": {"m": {"top_p": 0.5}}
+    },
+    "options['m'].betas must be of tuple or list, not a str": {
+        "options": {"m": ModelOptions(betas="x")}  # type: ignore[arg-type] # meant
+    },
+    "capabilities['m'] must be of Capabilities, not a dict": {
+        "capabilities": {"m": {"tools": True}}
+    },
+    "model_ids must be the provider's ids by model name": {"model_ids": ["m"]},
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_a_wrong_part_is_refused_at_the_door(words: str) -> None:
+    """What is given is looked at when the backend is made, and no secret is told."""
+    with pytest.raises(TypeError, match=re.escape(words)) as caught:
+        CortexBackend(**{"connection": object(), **WRONG[words]})
+    assert "secret" not in str(caught.value)
