@@ -60,7 +60,7 @@ def test_a_worker_outlives_a_blow() -> None:
 @pytest.mark.parametrize(
     "bad",
     [
-        content(Text(5), stop="end_turn"),  # type: ignore[arg-type]
+        content(Text(5)),  # type: ignore[arg-type]
         content(ToolUse("t1", "rooms-free", "x"), stop="tool_use"),  # type: ignore[arg-type]
         content(ToolUse("t1", "rooms-free", [1]), stop="tool_use"),  # type: ignore[arg-type]
         content(ToolUse(7, "rooms-free", {}), stop="tool_use"),  # type: ignore[arg-type]

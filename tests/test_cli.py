@@ -348,6 +348,14 @@ def test_a_run_that_waits_is_answered_later(desk: Desk) -> None:
     assert "waits for no answer; give a MESSAGE" in again.output
 
 
+def test_what_is_kept_in_memory_cannot_be_answered_later(desk: Desk) -> None:
+    """No command is told that would find nothing."""
+    script = [{"calls": [{"name": "confirm"}]}]
+    ended = desk.run(script, "--no-ask", "--store", "memory:")
+    assert ended.exit_code == 3, ended.output
+    assert "waits for 1 answer. It is not kept" in ended.output
+
+
 def test_ctrl_c_at_the_prompt_leaves_the_run_waiting(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,8 @@ STORE_HELP = (
     "Where to keep things: a file, sqlite:///FILE, postgresql://...,"
     " dynamodb://TABLE, or memory:"
 )
+IN_MEMORY = frozenset({"memory", "memory:"})
+"""The `--store` values that keep nothing."""
 BACKEND_HELP = "Which model: bedrock, cortex[:CONNECTION], or script:FILE"
 BACKENDS_HELP = "A JSON file with a default backend and one for each data plane."
 _PLAIN = (
@@ -65,7 +67,7 @@ def open_store(url: str, *, must_exist: bool = False) -> Iterator[Store]:
 
     A file is made when it is missing, but not by who only reads (`must_exist`).
     """
-    if url in {"memory", "memory:"}:
+    if url in IN_MEMORY:
         from agentloop.stores.memory import MemoryStore
 
         yield MemoryStore()
@@ -119,7 +121,7 @@ def _sqlite(name: str, must_exist: bool) -> Iterator[Store]:
 def file_of(url: str) -> Path | None:
     """The file that a `--store` value names, there or not; None for other stores."""
     scheme, mark, rest = url.partition("://")
-    if url in {"", "memory", "memory:"} or (mark and scheme != "sqlite"):
+    if not url or url in IN_MEMORY or (mark and scheme != "sqlite"):
         return None
     return Path(rest.removeprefix("/") if mark else url).expanduser()
 

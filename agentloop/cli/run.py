@@ -99,15 +99,9 @@ def run(
             ended = _waiting(loop, id_, scope)
         else:
             ended = _drive(loop, id_, message, scope, console)
-        while ask and ended.status == "requires_action":
-            outputs = _answers(ended, again)
-            if outputs is None:
-                break
+        while ask and (outputs := _answers(ended, again)):
             ended = _drive(loop, id_, outputs, scope, console)
-    if json_only:
-        typer.echo(parts.as_json(to_json(ended)))
-    else:
-        _report(ended, console)
+    _report(ended, console, json_only)
     if ended.status == "requires_action":
         _tell_how_to_answer(ended, again)
     raise typer.Exit(EXIT_CODES[ended.status])
@@ -123,7 +117,12 @@ def _check_message(message: str | None, conversation: str | None) -> None:
 def _again(
     conversation: str, options: Mapping[str, tuple[Any, Any]], tools: list[str]
 ) -> str:
-    """The command that answers the calls which a run of the conversation waits for."""
+    """The command that answers the calls which a run of the conversation waits for.
+
+    Empty where nothing is kept of it.
+    """
+    if options["--store"][0] in parts.IN_MEMORY:
+        return ""
     words = ["agentloop", "run", "-", "--conversation", conversation]
     for name, (value, default) in options.items():
         if value != default:
@@ -187,9 +186,11 @@ def _drive(
 def _answers(run: Run, again: str) -> dict[str, Any] | None:
     """Ask for every pending call; JSON is taken as such, anything else as text.
 
-    None when the input ends before the last answer; the run goes on waiting then,
-    as it does after Ctrl-C.
+    None when there is none, or when the input ends before the last answer; the run
+    goes on waiting then, as it does after Ctrl-C.
     """
+    if run.status != "requires_action":
+        return None
     outputs = []
     for call in run.pending_tool_calls:
         shown = parts.as_json(dict(call.arguments))
@@ -220,9 +221,8 @@ def _line(prompt: str) -> str | None:
 def _tell_how_to_answer(run: Run, again: str) -> None:
     calls = len(run.pending_tool_calls)
     answers = f"{calls} answer{'s' if calls > 1 else ''}"
-    typer.echo(
-        f"\nagentloop: run {run.id} waits for {answers}. To answer: {again}", err=True
-    )
+    way_out = f"To answer: {again}" if again else "It is not kept: its store is memory"
+    typer.echo(f"\nagentloop: run {run.id} waits for {answers}. {way_out}", err=True)
 
 
 def _value(text: str) -> Any:
@@ -232,7 +232,10 @@ def _value(text: str) -> Any:
         return text
 
 
-def _report(run: Run, console: Console) -> None:
+def _report(run: Run, console: Console, json_only: bool) -> None:
+    if json_only:
+        typer.echo(parts.as_json(to_json(run)))
+        return
     console.print(render.summary(run))
     if run.error is not None:
         console.print(render.error(run))
