@@ -92,7 +92,8 @@ def demo(
     if keep:
         again = ["agentloop", "messages", conversation, "--store", keep]
         scope = ["--company", str(SCOPE.company_id), "--user", str(SCOPE.user_id)]
-        console.print(f"kept; read it with: {shlex.join(again + scope)}", markup=False)
+        command = shlex.join([*again, *scope])  # in one line, to be copied
+        console.print(f"kept; read it with: {command}", markup=False, soft_wrap=True)
 
 
 def _play(loop: AgentLoop, console: Console) -> str:
