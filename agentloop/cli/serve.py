@@ -6,6 +6,7 @@ to an execution engine: `serve` starts runs there, `worker` is one of its worker
 """
 
 import os
+import re
 import signal
 import threading
 from contextlib import ExitStack
@@ -16,7 +17,7 @@ import typer
 
 from agentloop.cli import backends, engines, parts
 from agentloop.core.run import Scope
-from agentloop.http.auth import Authenticate, fixed_tokens
+from agentloop.http.auth import Authenticate, fixed_tokens, is_token
 from agentloop.http.logs import configure_logging, log_run_event
 from agentloop.http.options import HttpOptions
 from agentloop.ports import ServerDirectory
@@ -48,7 +49,22 @@ LeaseSeconds = Annotated[
         f"{engines.EMBEDDED_LEASE:g}, or {engines.ENGINE_LEASE:g} with an engine."
     ),
 ]
+RunTimeout = Annotated[
+    float,
+    typer.Option(
+        help="Seconds a run may take from its first claim on, its waits included: "
+        "what a provider's or a server's Retry-After can cost at most."
+    ),
+]
+AttemptTimeout = Annotated[float, typer.Option(help="Seconds one inference may take.")]
+ToolTimeout = Annotated[float, typer.Option(help="Seconds one tool call may take.")]
 JsonLogs = Annotated[bool, typer.Option(help="Write logs as JSON lines.")]
+RUN_TIMEOUT, ATTEMPT_TIMEOUT, TOOL_TIMEOUT = 900.0, 300.0, 120.0
+"""What holds a worker of a server that nobody watches, unless a flag says otherwise."""
+MAX_REQUESTS, MAX_STREAMS = 256, 1000
+"""Requests wait for a few threads, streams for none: more of the latter may be open."""
+OTHERS = ("uvicorn", "asyncio")
+"""Libraries below ours that have something to say when things go wrong."""
 TOKEN_VARIABLE = "AGENTLOOP_TOKENS"  # noqa: S105 - the name of a variable, no secret
 
 
@@ -66,7 +82,8 @@ def serve(
         list[str] | None,
         typer.Option(
             help="TOKEN=COMPANY:USER; may be repeated. Also one a line in a file "
-            f"given as @FILE, or in the variable {TOKEN_VARIABLE}."
+            "given as @FILE, where # begins a comment, or in the variable "
+            f"{TOKEN_VARIABLE}, between spaces."
         ),
     ] = None,
     tools: ToolSpecs = None,
@@ -78,12 +95,17 @@ def serve(
         str, typer.Option(help="Who reads by id: company, or user.")
     ] = "company",
     max_requests: Annotated[
-        int | None,
-        typer.Option(min=1, help="Requests under way beyond which to answer 429."),
-    ] = None,
+        int, typer.Option(min=1, help="Requests under way beyond which to answer 429.")
+    ] = MAX_REQUESTS,
+    max_streams: Annotated[
+        int, typer.Option(min=1, help="Event streams open beyond which to answer 429.")
+    ] = MAX_STREAMS,
     drain: Annotated[
         float, typer.Option(min=0.0, help="Seconds that stopping may take altogether.")
     ] = 30.0,
+    run_timeout: RunTimeout = RUN_TIMEOUT,
+    attempt_timeout: AttemptTimeout = ATTEMPT_TIMEOUT,
+    tool_timeout: ToolTimeout = TOOL_TIMEOUT,
     lease: LeaseSeconds = None,
     engine: engines.EngineName = None,
     address: engines.Address = None,
@@ -102,7 +124,7 @@ def serve(
         from agentloop.http.serve import serve as run_server
 
         authenticate = tokens_of(token or [])
-        configure_logging(json=json_logs)
+        configure_logging(json=json_logs, also=OTHERS)
         asked_engine = engines.Asked(
             name=engine,
             address=address,
@@ -130,13 +152,15 @@ def serve(
                 mcp=directory(allow_private_mcp),
                 engine=None if driving is None else driving.engine,
                 observer=log_run_event,
+                run_timeout=run_timeout,
+                attempt_timeout=attempt_timeout,
+                tool_timeout=tool_timeout,
                 lease=engines.lease(lease, driving),
                 visibility=_visibility(visibility),
             )
+            limits = HttpOptions(max_requests=max_requests, max_streams=max_streams)
             try:
-                drained = run_server(
-                    loop, authenticate, serving, HttpOptions(max_requests=max_requests)
-                )
+                drained = run_server(loop, authenticate, serving, limits)
             except (OSError, OverflowError) as error:
                 parts.stop(f"cannot listen on {host}:{port}: {error}")
             if not drained:
@@ -152,6 +176,9 @@ def worker(
     region: Region = None,
     tools: ToolSpecs = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Runs driven at once.")] = 16,
+    run_timeout: RunTimeout = RUN_TIMEOUT,
+    attempt_timeout: AttemptTimeout = ATTEMPT_TIMEOUT,
+    tool_timeout: ToolTimeout = TOOL_TIMEOUT,
     lease: LeaseSeconds = None,
     engine: engines.EngineName = None,
     address: engines.Address = None,
@@ -162,7 +189,7 @@ def worker(
 ) -> None:
     """Drive started runs, and whatever a dead worker left, until SIGTERM or SIGINT."""
     with parts.plain_errors(), ExitStack() as stack:
-        configure_logging(json=json_logs)
+        configure_logging(json=json_logs, also=OTHERS)
         opened = stack.enter_context(parts.open_store(store))
         asked_engine = engines.Asked(
             name=engine,
@@ -182,6 +209,9 @@ def worker(
                 backends=chosen.planes,
                 mcp=directory(allow_private_mcp),
                 observer=log_run_event,
+                run_timeout=run_timeout,
+                attempt_timeout=attempt_timeout,
+                tool_timeout=tool_timeout,
                 lease=engines.lease(lease, driving),
             )
         )
@@ -215,25 +245,40 @@ def tokens_of(given: list[str]) -> Authenticate:
     lines += os.environ.get(TOKEN_VARIABLE, "").split()
     if not lines:
         parts.stop(f"give at least one --token TOKEN=COMPANY:USER, or {TOKEN_VARIABLE}")
-    return fixed_tokens(dict(_caller(line) for line in lines))
+    callers = dict(_caller(line) for line in lines)
+    if len(callers) < len(lines):
+        parts.stop("a --token is given twice; its caller would be the last one")
+    return fixed_tokens(callers)
 
 
 def _lines(value: str) -> list[str]:
     if not value.startswith("@"):
         return [value]
     try:
-        return Path(value[1:]).expanduser().read_text().split()
+        text = Path(value[1:]).expanduser().read_text(encoding="utf-8")
     except OSError as error:
         parts.stop(f"cannot read {value[1:]}: {error.strerror}")
+    except UnicodeDecodeError:
+        parts.stop(f"cannot read {value[1:]}: it is no UTF-8")
+    told = (line.partition("#")[0].strip() for line in text.splitlines())
+    return [line for line in told if line]
+
+
+_CALLER = re.compile(r"(.+)=([0-9]{1,18}):([0-9]{1,18})", re.DOTALL)
+"""Ids of up to eighteen digits are what every store takes."""
 
 
 def _caller(line: str) -> tuple[str, Scope]:
     """A token and its scope; a wrong line is told without its token."""
-    token, _, scope = line.rpartition("=")
-    company, _, user = scope.partition(":")
-    if not (token and company.isdigit() and user.isdigit()):
+    found = _CALLER.fullmatch(line)
+    if found is None:
         parts.stop("a --token is not of the form TOKEN=COMPANY:USER")
-    return token, parts.scope(int(company), int(user))
+    if not is_token(found[1]):
+        parts.stop(
+            "a --token holds what no bearer token may: only letters, digits and "
+            "-._~+/ are sent, with = at the end"
+        )
+    return found[1], parts.scope(int(found[2]), int(found[3]))
 
 
 def _visibility(given: str) -> Literal["company", "user"]:

@@ -26,7 +26,13 @@ Found: TypeAlias = Principal | Scope | None
 Authenticate: TypeAlias = Callable[[str], Found | Awaitable[Found]]
 """From a bearer token to its caller, None when it is not valid."""
 
-_BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*) *", re.IGNORECASE)
+_CARRIED = r"[A-Za-z0-9._~+/-]+=*"
+_BEARER = re.compile(rf"bearer +({_CARRIED}) *", re.IGNORECASE)
+
+
+def is_token(text: str) -> bool:
+    """Whether a text can be sent as a bearer token (RFC 6750, "b64token")."""
+    return re.fullmatch(_CARRIED, text) is not None
 
 
 def bearer_token(values: Sequence[str]) -> str:
@@ -60,7 +66,15 @@ def fixed_tokens(tokens: Mapping[str, Principal | Scope]) -> Authenticate:
     """An `authenticate` over a fixed table, for tools and tests.
 
     Keeps digests only: nothing prints a token, and a look-up tells no timing.
+
+    Raises:
+        ValueError: a token that no request can carry; the text does not repeat it.
     """
+    if not all(map(is_token, tokens)):
+        raise ValueError(
+            "a token holds what no bearer token may: only letters, digits and -._~+/ "
+            "are sent, with = at the end"
+        )
     callers = {_digest(token): caller for token, caller in tokens.items()}
 
     async def authenticate(token: str) -> Found:
