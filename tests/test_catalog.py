@@ -175,6 +175,13 @@ REQUESTS = [
         {"verb": "write"},
         "the token lacks the write permission on agent_conversations",
     ),
+    (
+        "request-timeout",
+        408,
+        "Request Timeout",
+        {"seconds": 30.0},
+        "the body of the request did not arrive within 30 s",
+    ),
     ("payload-too-large", 413, "Payload Too Large", {"problem": "9 MiB"}, "9 MiB"),
     (
         "tool-choice-without-tools",

@@ -851,6 +851,7 @@ ELSEWHERE = {
     "unauthenticated": "test_contract",
     "forbidden": "test_contract",
     "payload-too-large": "test_http_bodies",
+    "request-timeout": "test_http_bodies",
     "too-many-requests": "test_http",
 }
 HERE = {

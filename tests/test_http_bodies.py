@@ -3,14 +3,18 @@
 import asyncio
 import gzip
 import json
+import socket
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from agentloop.testing.scripted import says
+from agentloop.http import HttpOptions
+from agentloop.testing.scripted import ScriptedBackend, says
 from agentloop.wire import Limits
+from tests.http_sockets import world_on_a_socket
 from tests.http_world import ALICE, World, problem, run_body, slug, world
+from tests.mcp_calls import until
 
 CAPS = Limits(max_bytes=20_000, max_depth=20, max_values=2000)
 TOO_LARGE = "payload-too-large"
@@ -188,6 +192,67 @@ def test_a_caller_that_goes_away_in_the_middle_gets_no_answer(idle: World) -> No
     asyncio.run(idle.client.app(posting(), receive, send))
     assert sent == []
     assert idle.get("/agents/conversations").json()["total_records"] == before
+
+
+def test_a_body_that_stalls_is_refused_and_holds_no_request_up() -> None:
+    """408 after a stated time; meanwhile other requests have their places."""
+    http = HttpOptions(body_timeout=0.5, max_requests=1)
+    with world_on_a_socket("sync", ScriptedBackend(), 0, http=http) as served:
+        path = "/agents/conversations"
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer alice\r\n"
+        with socket.create_connection(address_of(served)) as stalled:
+            stalled.sendall(f"{head}Content-Length: 100\r\n\r\n{{".encode())
+            until(lambda: served.post(path, {}).status_code == 429)
+            assert served.get(path).status_code == 200
+            answer = b"".join(iter(lambda: stalled.recv(4096), b"")).decode()
+        assert answer.startswith("HTTP/1.1 408 ")
+        assert "connection: close" in answer
+        told = json.loads(answer.partition("\r\n\r\n")[2])
+        assert told["type"].endswith("/request-timeout")
+        assert told["detail"] == "the body of the request did not arrive within 0.5 s"
+        made = served.post(path, {"defaults": {"model": "m"}})
+        assert made.status_code == 201
+
+
+MALFORMED = {
+    "garbage": "GARBAGE\r\n\r\n",
+    "no host": "GET /healthz HTTP/1.1\r\n\r\n",
+    "two lengths": "{head}Content-Length: 2\r\nContent-Length: 3\r\n\r\n{{}}",
+    "a negative length": "{head}Content-Length: -1\r\n\r\n{{}}",
+    "a broken chunk": "{head}Transfer-Encoding: chunked\r\n\r\nZZ\r\n{{}}\r\n0\r\n\r\n",
+    "a broken chunk later": (
+        "{head}Transfer-Encoding: chunked\r\n\r\n2\r\n{{}}\r\n-1\r\n{{}}\r\n"
+    ),
+    "a header without end": "GET /healthz HTTP/1.1\r\nHost: x\r\nX: " + "a" * 100_000,
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_what_is_no_http_is_refused_as_a_problem(case: str) -> None:
+    """What the server itself refuses has the form of every other refusal."""
+    head = (
+        "POST /agents/conversations HTTP/1.1\r\nHost: x\r\n"
+        "Authorization: Bearer alice\r\n"
+    )
+    with (
+        world_on_a_socket("sync", ScriptedBackend(), 0) as served,
+        socket.create_connection(address_of(served)) as caller,
+    ):
+        caller.sendall(MALFORMED[case].format(head=head).encode())
+        answer = b"".join(iter(lambda: caller.recv(4096), b"")).decode()
+    start, _, body = answer.partition("\r\n\r\n")
+    assert start.startswith("HTTP/1.1 400 Bad Request\r\n")
+    assert "content-type: application/problem+json" in start
+    told = json.loads(body)
+    assert told["type"].endswith("/invalid-request")
+    assert told["detail"] == "the request is not well-formed HTTP/1.1"
+    assert told["log_id"]
+
+
+def address_of(served: World) -> tuple[str, int]:
+    """Where a world on a socket listens."""
+    url = served.client.base_url
+    return url.host, url.port or 0
 
 
 @pytest.mark.parametrize("length", ["-1", "x", "9" * 40, "1e9"])

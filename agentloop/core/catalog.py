@@ -198,6 +198,12 @@ CATALOG: tuple[Incident, ...] = (
         detail="{problem}",
     ),
     Incident(
+        slug="request-timeout",
+        title="Request Timeout",
+        status=408,
+        detail="the body of the request did not arrive within {seconds:g} s",
+    ),
+    Incident(
         slug="inference-job-not-found",
         title="Inference Job Not Found",
         status=404,

@@ -29,6 +29,7 @@ from agentloop.http.openapi import document
 from agentloop.http.operations import OPERATIONS, Operation
 from agentloop.http.options import HttpOptions
 from agentloop.http.problems import Reporter
+from agentloop.http.reading import read_body
 from agentloop.http.streams import EventStream, OpenStreams
 from agentloop.runtime.choices import Choices
 from agentloop.runtime.system import SystemClock
@@ -39,10 +40,15 @@ _CLOCK = SystemClock()
 
 @frozen
 class Application:
-    """An app, and its streams, which whoever serves it ends before it drains."""
+    """An app, and what whoever serves it needs of it.
+
+    Its streams are ended before it drains; its reporter words what never gets as far
+    as the app.
+    """
 
     app: Starlette
     streams: OpenStreams
+    reporter: Reporter
 
 
 def build(face: Face, authenticate: Authenticate, options: HttpOptions) -> Application:
@@ -68,17 +74,17 @@ def build(face: Face, authenticate: Authenticate, options: HttpOptions) -> Appli
             executor.shutdown(wait=False, cancel_futures=True)
             choices.close()
 
-    counter = Counter()
+    traffic = Traffic()
     app = Starlette(
         routes=[
-            Route(path, Place(desk, reporter, operations, counter))
+            Route(path, Place(desk, reporter, operations, traffic))
             for path, operations in _by_path().items()
         ],
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
-    app.router.default = Place(desk, reporter, None, counter)
-    return Application(app, desk.streams)
+    app.router.default = Place(desk, reporter, None, traffic)
+    return Application(app, desk.streams, reporter)
 
 
 def _by_path() -> dict[str, dict[str, Operation]]:
@@ -110,6 +116,14 @@ class Counter:
             self._now -= 1
 
 
+@frozen
+class Traffic:
+    """What is under way: a body that trickles in holds no request's place."""
+
+    requests: Counter = field(factory=Counter)
+    bodies: Counter = field(factory=Counter)
+
+
 def _too_many(problem: str) -> RequestError:
     return RequestError("too-many-requests", problem=f"{problem}; try again later")
 
@@ -121,7 +135,7 @@ class Place:
     desk: Desk
     reporter: Reporter
     operations: Mapping[str, Operation] | None
-    counter: Counter
+    traffic: Traffic
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -146,8 +160,12 @@ class Place:
         caller = await self._caller(request, operation)
         visit.note(caller, request.path_params)
         most = self.desk.options.max_requests if operation.verb else None
-        with self.counter.one_more(most):
-            answer = await operation.handler(self.desk, Asked(request, caller))
+        body = b""
+        if operation.body is not None:
+            with self.traffic.bodies.one_more(most):
+                body = await self._body(request)
+        with self.traffic.requests.one_more(most):
+            answer = await operation.handler(self.desk, Asked(request, caller, body))
         if isinstance(answer, EventStream):
             self._check_streams()
             return answer
@@ -170,6 +188,11 @@ class Place:
             return None
         token = bearer_token(request.headers.getlist("authorization"))
         return admit(await self.desk.calls.caller(token), operation.verb)
+
+    async def _body(self, request: Request) -> bytes:
+        limits = self.desk.calls.face.watch.options.limits
+        timeout = self.desk.options.body_timeout
+        return await read_body(request, limits.max_bytes, timeout)
 
     def _check_streams(self) -> None:
         most = self.desk.options.max_streams

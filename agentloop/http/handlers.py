@@ -21,7 +21,7 @@ from agentloop.core.run import (
 from agentloop.http.calls import Calls
 from agentloop.http.health import Health, Physician
 from agentloop.http.options import HttpOptions
-from agentloop.http.reading import json_body, last_event_id, path_id, query_number
+from agentloop.http.reading import json_of, last_event_id, path_id, query_number
 from agentloop.http.streams import EventStream, OpenStreams
 from agentloop.runtime.watch import Kept
 from agentloop.wire import dump, to_json
@@ -44,10 +44,11 @@ class Desk:
 
 @frozen
 class Asked:
-    """One request; the operations without a token have no caller."""
+    """One request with its body; the operations without a token have no caller."""
 
     request: Request
     caller: Scope | None
+    body: bytes = b""
 
     @property
     def scope(self) -> Scope:
@@ -243,7 +244,7 @@ def _cancelled(run: Run) -> Answer:
 
 async def _body(desk: Desk, asked: Asked) -> tuple[Any, int]:
     limits = desk.calls.face.watch.options.limits
-    return await json_body(asked.request, limits, desk.calls)
+    return await json_of(asked.body, limits, desk.calls)
 
 
 def _conversation_id(asked: Asked) -> str:

@@ -1,10 +1,12 @@
 """Structured logs: ids, names and numbers, never what was said and no secrets.
 
 Facts travel in `extra`. `JsonFormatter` writes them as one JSON object a line;
-with any other formatter the message stands for itself.
+`PlainFormatter` adds what a refused caller may ask about. With any other formatter
+the message stands for itself.
 """
 
 import logging
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -59,15 +61,39 @@ class JsonFormatter(logging.Formatter):
         return dump(line)
 
 
-def configure_logging(*, json: bool, level: int = logging.INFO) -> None:
-    """Send the records of this library to stderr, as JSON or as plain lines."""
+class PlainFormatter(logging.Formatter):
+    """A line of text for each record; of a refusal with its slug and `log_id`."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 # logging's
+        """The record's line, before any traceback."""
+        line = super().formatMessage(record)
+        problem = getattr(record, "problem", None)
+        if problem is None:
+            return line
+        return f"{line} [{problem} {getattr(record, 'log_id', '-')}]"
+
+
+def configure_logging(
+    *, json: bool, level: int = logging.INFO, also: Iterable[str] = ()
+) -> None:
+    """Send the records of this library to stderr, as JSON or as plain lines.
+
+    Args:
+        json: one JSON object a line instead of text.
+        level: what is written of this library.
+        also: loggers of others, whose warnings and errors are to look the same.
+    """
     handler = logging.StreamHandler()
-    plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s")
-    handler.setFormatter(JsonFormatter() if json else plain)
-    root = logging.getLogger("agentloop")
-    root.handlers[:] = [handler]
-    root.setLevel(level)
-    root.propagate = False
+    handler.setFormatter(JsonFormatter() if json else PlainFormatter())
+    levels = {"agentloop": level} | dict.fromkeys(also, logging.WARNING)
+    for name, threshold in levels.items():
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.setLevel(threshold)
+        logger.propagate = False
 
 
 def log_run_event(run_id: str, event: RunEvent) -> None:

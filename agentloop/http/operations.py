@@ -67,7 +67,7 @@ class Operation:
     body: type | None = None
 
 
-BODY: Final = ("invalid-request", "payload-too-large")
+BODY: Final = ("invalid-request", "payload-too-large", "request-timeout")
 CONFIG: Final = (
     "invalid-config",
     "invalid-tool-alias",

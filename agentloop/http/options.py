@@ -15,8 +15,10 @@ class HttpOptions:
 
     Attributes:
         threads: how many blocking calls of the loop run at once.
-        max_requests: requests under way beyond which the answer is 429.
+        max_requests: requests under way beyond which the answer is 429; as many
+            bodies more may be on their way in.
         max_streams: event streams open beyond which the answer is 429.
+        body_timeout: how long a request's body may take to arrive; then 408.
         retry_after: what a 429 or 503 tells the caller to wait.
         heartbeat: the silence after which a stream says that it is alive.
         poll: how often a stream looks for events of runs driven elsewhere.
@@ -27,6 +29,7 @@ class HttpOptions:
     threads: int = 16
     max_requests: int | None = None
     max_streams: int | None = None
+    body_timeout: float = 30.0
     retry_after: int = 1
     heartbeat: float = 15.0
     poll: float = 1.0

@@ -53,6 +53,8 @@ class Reporter:
         headers = {"cache-control": "no-store"}
         if refusal.status == 401:
             headers["www-authenticate"] = "Bearer"
+        if refusal.status == 408:
+            headers["connection"] = "close"  # what else arrives is not a request
         if refusal.status in WAITING:
             headers["retry-after"] = str(self.retry_after)
         if refusal.status == 405:

@@ -3,6 +3,7 @@
 A body is counted while it streams in, so that what is too large is never held.
 """
 
+import asyncio
 import re
 from typing import Any, Final
 
@@ -19,13 +20,26 @@ MAX_NUMBER: Final = 2**53 - 1
 _NUMBER = re.compile(r"[0-9]{1,16}", re.ASCII)
 
 
-async def json_body(request: Request, limits: Limits, calls: Calls) -> tuple[Any, int]:
-    """The JSON value of a request's body, and how many characters were replaced.
+async def read_body(request: Request, limit: int, timeout: float) -> bytes:
+    """The body of a request, once it is there.
+
+    Raises:
+        RequestError: `payload-too-large`, `request-timeout`.
+        ClientDisconnect: the caller went away.
+    """
+    try:
+        async with asyncio.timeout(timeout):
+            return await _bytes(request, limit)
+    except TimeoutError:
+        raise RequestError("request-timeout", seconds=timeout) from None
+
+
+async def json_of(raw: bytes, limits: Limits, calls: Calls) -> tuple[Any, int]:
+    """The JSON value of a body, and how many characters were replaced.
 
     Raises:
         RequestError: `payload-too-large`, or `invalid-request` for no JSON.
     """
-    raw = await _bytes(request, limits.max_bytes)
     if len(raw) <= SMALL:
         return _parsed(raw, limits)
     return await calls.on_thread(_parsed, raw, limits)

@@ -28,6 +28,7 @@ from agentloop.http.auth import Authenticate
 from agentloop.http.calls import Face
 from agentloop.http.logs import LOGGER
 from agentloop.http.options import HttpOptions
+from agentloop.http.protocol import protocol_of
 from agentloop.runtime.aface import AsyncAgentLoop
 from agentloop.runtime.face import AgentLoop
 
@@ -131,12 +132,13 @@ class Server:
     ) -> "Server":
         """A server that listens already, so that its URL is known."""
         serving = serving or Serving()
-        application = build(face, authenticate, options or HttpOptions())
+        options = options or HttpOptions()
+        application = build(face, authenticate, options)
         config = uvicorn.Config(
             application.app,
-            # Whatever else is installed: with httptools uvicorn answers HTTP/1.0
-            # in chunks, which such a reader of a stream takes for content.
-            http="h11",
+            # On h11, whatever else is installed: with httptools uvicorn answers
+            # HTTP/1.0 in chunks, which such a reader of a stream takes for content.
+            http=protocol_of(application.reporter, options.ids),
             lifespan="on",
             log_config=None,
             access_log=False,

@@ -418,7 +418,9 @@ class AsyncAgentLoop:
                 with suppress(LeaseLostError):
                     await self._runner.run(claim)
             except Exception:
-                log.exception("driving run %s ended; it is due again", run_id)
+                about = {"run_id": run_id}
+                told = "driving run %s ended; it is due again"
+                log.exception(told, run_id, extra=about)
             finally:
                 del self._tasks[run_id]
 

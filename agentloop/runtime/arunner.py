@@ -146,7 +146,8 @@ class AsyncRunner:
         except (LeaseLostError, StoreUnavailableError):
             raise
         except Exception as error:
-            log.exception("driving run %s failed", desk.journal.run_id)
+            run_id = desk.journal.run_id
+            log.exception("driving run %s failed", run_id, extra={"run_id": run_id})
             return await self.call(finish_broken, desk, error)
 
     async def cancel(self, run_id: str) -> None:

@@ -71,7 +71,10 @@ class AsyncWorker:
                 busy = await self._drive_one()
                 failures = 0
             except LeaseLostError as lost:
-                log.warning("run %s was taken over by another worker", lost)
+                about = {"run_id": str(lost)}
+                log.warning(
+                    "run %s was taken over by another worker", lost, extra=about
+                )
                 busy = True
             except StoreUnavailableError as error:
                 log.warning("the store is unavailable: %s", error)
@@ -102,7 +105,9 @@ class AsyncWorker:
         except (LeaseLostError, StoreUnavailableError):
             raise
         except Exception:
-            log.exception("run %s ended its driver; the worker goes on", claim.run.id)
+            about = {"run_id": claim.run.id}
+            told = "run %s ended its driver; the worker goes on"
+            log.exception(told, claim.run.id, extra=about)
             return False  # it may be due again, and would end this one as well
         return True
 

@@ -511,7 +511,9 @@ class AgentLoop:
             except LeaseLostError:
                 return
             except BaseException:
-                log.exception("driving run %s ended; it is due again", run_id)
+                about = {"run_id": run_id}
+                told = "driving run %s ended; it is due again"
+                log.exception(told, run_id, extra=about)
             finally:
                 self._threads.discard(threading.current_thread())
 

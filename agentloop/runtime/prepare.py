@@ -154,7 +154,8 @@ class Drive:
         except RequestError as error:
             raise _invalid_config(error.detail) from None
         except Exception as error:
-            log.exception("the backend made no session for run %s", self.row.id)
+            told = "the backend made no session for run %s"
+            log.exception(told, self.row.id, extra={"run_id": self.row.id})
             problem = f"the backend raised {type(error).__name__} for a session"
             raise BrokenRunError(
                 "JobFailed", describe("JobFailed", problem=problem)
@@ -231,7 +232,8 @@ def _outcome_of(error: BaseException, run_id: str) -> Failed:
             raise error
         case Exception():
             # A run that is left as it was would fail the same way for ever.
-            log.error("preparing run %s failed", run_id, exc_info=error)
+            about = {"run_id": run_id}
+            log.error("preparing run %s failed", run_id, exc_info=error, extra=about)
             return worker_lost(error).outcome
         case _:
             raise error

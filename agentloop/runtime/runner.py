@@ -109,7 +109,8 @@ class Runner:
             mailbox.lose()  # calls that are queued still must not begin
             raise
         except Exception as error:
-            log.exception("driving run %s failed", desk.journal.run_id)
+            run_id = desk.journal.run_id
+            log.exception("driving run %s failed", run_id, extra={"run_id": run_id})
             return finish_broken(desk, error)
         except BaseException:  # Ctrl-C, or whatever else ends the host's work
             with suppress(StoreUnavailableError):

@@ -228,7 +228,8 @@ class Service:
         try:
             engine.start(RunRef(row.id, row.company_id))
         except EngineUnavailableError as error:
-            log.warning("%s did not take run %s: %s", engine.name, row.id, error)
+            told, about = "%s did not take run %s: %s", {"run_id": row.id}
+            log.warning(told, engine.name, row.id, error, extra=about)
             raise RequestError("workflow-start-failed") from None
 
     def _checked_run(
@@ -388,7 +389,8 @@ class Service:
         try:
             engine.cancel(RunRef(row.id, row.company_id))
         except EngineUnavailableError as error:
-            log.warning("%s did not hear of a cancel: %s", engine.name, error)
+            told, about = "%s did not hear of a cancel: %s", {"run_id": row.id}
+            log.warning(told, engine.name, error, extra=about)
 
     def events(self, run_id: str, after: int, scope: Scope) -> tuple[RunEvent, ...]:
         """The kept events of a run after an id."""

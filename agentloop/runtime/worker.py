@@ -99,7 +99,10 @@ class Worker:
                 busy = self._drive_one(mailbox)
                 failures = 0
             except LeaseLostError as lost:
-                log.warning("run %s was taken over by another worker", lost)
+                about = {"run_id": str(lost)}
+                log.warning(
+                    "run %s was taken over by another worker", lost, extra=about
+                )
                 busy = True
             except StoreUnavailableError as error:
                 log.warning("the store is unavailable: %s", error)
@@ -142,7 +145,9 @@ class Worker:
         except (LeaseLostError, StoreUnavailableError):
             raise
         except BaseException:
-            log.exception("run %s ended its driver; the worker goes on", claim.run.id)
+            about = {"run_id": claim.run.id}
+            told = "run %s ended its driver; the worker goes on"
+            log.exception(told, claim.run.id, extra=about)
             return False  # it may be due again, and would end this one as well
         return True
 
