@@ -17,6 +17,7 @@ from agentloop.core.config import McpServer
 from agentloop.core.content import Json, Text
 from agentloop.ports import ToolAnswer
 from agentloop.tools.mcp import McpDirectory, McpOptions, RemoteTools, directory
+from agentloop.tools.mcp.envelope import scrub_values, secrets_in
 from agentloop.tools.mcp.server import Remote
 from agentloop.wire import Limits
 from tests.mcp_calls import a_call, failure_of, until
@@ -591,6 +592,54 @@ def test_an_echoed_token_is_scrubbed(opened: Any) -> None:
     assert answer.content[0] == Text("you sent [redacted]")
     assert answer.content[1] == Json({"all": [{"[redacted]": "[redacted]"}]})
     assert failure.message == "'bad' answered with error -32603: refused [redacted]"
+
+
+PLAIN = {
+    "x-project": "customers",
+    "x-region": "eu-central-1",
+    "x-model": "claude-sonnet-4-5-20250929",
+    "x-tenant": "550e8400-e29b-41d4-a716-446655440000",
+}
+SECRET = {
+    "Authorization": f"Bearer {CANARY}",
+    "x-api-key": "correcthorse",
+    "Cookie": "theme=dark; sid=a8f5f167f44f4964e6c998dee827110c",
+    "x-other": "9f86d081884c7d659a2feaa0c55ad015",
+}
+
+
+def test_ordinary_headers_damage_no_answer() -> None:
+    """Only secrets are cut out: by their header's name, or by how they look."""
+    for name, value in PLAIN.items():
+        assert secrets_in({name: value}) == ()
+    assert secrets_in({"x-key": "short"}) == ()
+    secrets = secrets_in(PLAIN | SECRET)
+    text = f"the {' '.join(PLAIN.values())} are theme=light, Bearer bonds"
+    assert scrub_values({"all": [text]}, secrets) == {"all": [text]}
+    for secret in (CANARY, "correcthorse", SECRET["x-other"]):
+        assert scrub_values(f"a {secret} b", secrets) == "a [redacted] b"
+    session = SECRET["Cookie"].rpartition("=")[2]
+    assert scrub_values({"name": session}, secrets) == {"name": "[redacted]"}
+    assert secrets_in({"DSN": "pg://me:hunter22@db/x"})[1:] == ("hunter22",)
+
+
+def test_a_tool_keeps_its_name(opened: Any, hostile: HostileServer) -> None:
+    """A catalog's names are what calls go by, whatever the credentials hold."""
+    hostile.scripts["list-names"] = lambda server, reply: reply.result(
+        {
+            "tools": [
+                {
+                    "name": "list_customers",
+                    "description": "Lists. Your key is customers-key.",
+                    "inputSchema": {"type": "object"},
+                }
+            ]
+        }
+    )
+    headers = {"x-project": "customers", "x-api-key": "customers-key", "token": "list_"}
+    (offer,) = opened("list-names", credentials=lambda server: headers).discover(10)
+    assert offer.spec.name == "list_customers"
+    assert offer.spec.description == "Lists. Your key is [redacted]."
 
 
 def test_a_closing_handshake(opened: Any, hostile: HostileServer) -> None:

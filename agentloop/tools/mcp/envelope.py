@@ -7,7 +7,7 @@ but the message of a JSON-RPC error, shortened and scrubbed of our own secrets.
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Final, TypeAlias
 
 from attrs import frozen
@@ -29,7 +29,7 @@ _RPC_KINDS: Final[Mapping[int, FailureKind]] = {
 _SHOWN: Final = 300
 _MAX_RETRY_AFTER: Final = 3600
 _MIN_SECRET: Final = 8
-"""Shorter values are words, as the scheme names are; scrubbing would garble."""
+"""Shorter values are words; scrubbing would garble."""
 _REDACTED: Final = "[redacted]"
 
 
@@ -139,14 +139,40 @@ def _rpc_failure(error: object, caller: Caller) -> Failure:
     return Failure(kind=kind, message=message, code=str(code))
 
 
-def secrets_in(values: Iterable[str]) -> tuple[str, ...]:
-    """What must not come back: each value, and a token without its scheme.
+def secrets_in(named: Mapping[str, str]) -> tuple[str, ...]:
+    """What must not come back, of headers or variables by name.
+
+    Where the name speaks of a secret: the whole value, a token without its scheme,
+    and whatever in it looks random. Elsewhere only a value that looks random, or a
+    URL with a password: the names of a project, a region or a tenant are words of
+    ordinary data, and cutting them out would damage it.
 
     Longest first, so that no part is replaced inside a whole.
     """
-    parts = {part for value in values for part in (value, *value.split())}
-    long = (part for part in parts if len(part) >= _MIN_SECRET)
+    found: set[str] = set()
+    for name, value in named.items():
+        if _SECRET_NAME.search(name):
+            parts = (part for part in _PARTS.split(value) if _looks_random(part))
+            found |= {value, value.partition(" ")[2].strip(), *parts}
+        elif _looks_random(value) or _USERINFO.search(value):
+            found |= {value, *_USERINFO.findall(value)}
+    long = (secret for secret in found if len(secret) >= _MIN_SECRET)
     return tuple(sorted(long, key=len, reverse=True))
+
+
+_SECRET_NAME: Final = re.compile(
+    r"auth|token|secret|passw|credential|cookie|signature|session|(api|access)[-_]?key",
+    re.IGNORECASE,
+)
+_PARTS: Final = re.compile(r"[\s;,=]+")
+_RUN: Final = re.compile(r"[A-Za-z0-9+]{16,}")
+_USERINFO: Final = re.compile(r"://[^/@\s:]*:([^/@\s]+)@")
+
+
+def _looks_random(text: str) -> bool:
+    """Whether a text holds a long run of letters and digits, as no word does."""
+    runs: list[str] = _RUN.findall(text)
+    return any(not run.isalpha() and not run.isdigit() for run in runs)
 
 
 def scrub(text: str, secrets: Collection[str]) -> str:
@@ -160,14 +186,18 @@ def scrub_values(value: Any, secrets: Collection[str]) -> Any:
     """A JSON value whose texts hold none of our secrets.
 
     A server that echoes our headers would otherwise carry the host's token into
-    stored messages and to the model.
+    stored messages and to the model. The name of a tool stays as it is: the tool is
+    called by it, and who hides a token in one could as well encode it.
     """
     match value:
         case str():
             return scrub(value, secrets)
         case dict():
             return {
-                scrub(k, secrets): scrub_values(v, secrets) for k, v in value.items()
+                scrub(key, secrets): item
+                if key == "name" and "inputSchema" in value
+                else scrub_values(item, secrets)
+                for key, item in value.items()
             }
         case list():
             return [scrub_values(item, secrets) for item in value]

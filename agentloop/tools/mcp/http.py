@@ -217,7 +217,7 @@ class HttpTransport:
         """Send a request, following redirects that policy allows."""
         endpoint = self._endpoint
         credentials = await self._credentials()
-        secrets = secrets_in(credentials.values())
+        secrets = secrets_in(credentials)
         for _ in range(MAX_REDIRECTS + 1):
             headers = self._headers(endpoint, credentials)
             if last_id is not None:

@@ -42,7 +42,11 @@ class McpOptions:
             and tests only, since whoever writes a config then reaches the network
             of the host.
         credentials: headers for a server; without it requests carry none. They go
-            to the origin of the configured URL and to no redirect beyond it.
+            to the origin of the configured URL and to no redirect beyond it. Alias
+            and URL are the choice of whoever wrote the config: give a token only
+            for URLs that it belongs to, never for an alias. Of what the server
+            answers, secrets among the headers are redacted: values of headers whose
+            name speaks of a secret, and others that look random.
         tls: the context for https, by default the system's trust store.
         proxy: URL of an HTTP proxy. The environment's proxies are never used. The
             proxy resolves names a second time, so with one the address check is
@@ -82,6 +86,9 @@ class StdioOptions:
             by the next call.
         grace: seconds a process gets to end by itself at each step of a stop.
         limits: caps on one message of the server.
+
+    Of what the server says, secrets among the variables of `env` are redacted, as
+    those among the headers of a server by URL are.
     """
 
     cwd: Path | None = None

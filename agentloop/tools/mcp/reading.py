@@ -173,15 +173,16 @@ class AnswerReader:
                 yield chunk
 
     async def _parsed(self, data: bytes, reply: Reply) -> Message:
-        if len(data) < _PARSE_INLINE:
+        def parsed() -> Message:
             message = read_message(data, self._limits, self._alias)
-        else:  # a big parse must not hold up the other calls of this loop
-            message = await asyncio.to_thread(
-                read_message, data, self._limits, self._alias
-            )
-        if reply.secrets:
-            message = scrub_values(message, reply.secrets)
-        return message
+            if reply.secrets:
+                message = scrub_values(message, reply.secrets)
+            return message
+
+        if len(data) < _PARSE_INLINE:
+            return parsed()
+        # A big parse must not hold up the other calls of this loop.
+        return await asyncio.to_thread(parsed)
 
 
 async def drain(reply: Reply) -> None:

@@ -27,6 +27,7 @@ from agentloop.tools.mcp.envelope import (
     protocol_fault,
     read_message,
     reply_of,
+    scrub_values,
     secrets_in,
     server_fault,
 )
@@ -67,7 +68,7 @@ class StdioTransport:
     def __init__(self, target: StdioTarget) -> None:
         self._target = target
         self._alias = target.alias
-        self._secrets = secrets_in(target.env.values())
+        self._secrets = secrets_in(target.env)
         self._alive = True
         self._waiting: dict[RequestId, JSONRPCRequest] = {}
         self._asked = 0
@@ -223,6 +224,8 @@ class StdioTransport:
         if not is_reply(message):
             await self._inbox.send(foreign_message(message, self._alias))
             return
+        if self._secrets:
+            message = scrub_values(message, self._secrets)
         found = message.get("id")
         if isinstance(found, bool) or not isinstance(found, int | str):
             found = ""  # true would pass for 1
@@ -238,7 +241,7 @@ class StdioTransport:
     ) -> None:
         """A wrong result costs its own request; the pipe is still in step."""
         try:
-            caller = caller_of(self._alias, request, self._secrets)
+            caller = caller_of(self._alias, request)
             result = reply_of(message, request.id, caller)
             reply = result_message(request.id, result)
         except FaultError as fault:
