@@ -49,6 +49,7 @@ from tests.http_world import (
     working,
     world,
 )
+from tests.mcp_calls import until
 
 # ------------------------------------------------ mounting
 
@@ -464,6 +465,51 @@ def test_health_tells_of_a_worker_that_is_no_longer_at_work(face: str) -> None:
             lost = served.get("/healthz")
             told = {"status": "unavailable", "store": "ok", "worker": "lost"}
             assert (lost.status_code, lost.json()) == (503, told)
+
+
+@pytest.mark.parametrize("face", ["sync", "async"])
+def test_health_tells_of_a_worker_that_does_not_get_through(face: str) -> None:
+    """A store that is read but takes no claim is of no use to who drives."""
+    away = True
+
+    def claim(real: Any, *args: Any) -> Any:
+        if away:
+            raise StoreUnavailableError("disk full")
+        return real(*args)
+
+    with world(face=face, store=FaultyStore(claim=claim)) as served:
+        until(lambda: served.get("/healthz").status_code == 503)
+        told = {"status": "unavailable", "store": "unavailable", "worker": "ok"}
+        assert served.get("/healthz").json() == told
+        away = False
+        until(lambda: served.get("/healthz").status_code == 200)
+
+
+def test_health_remembers_a_write_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until another one gets through; not for ever, since none may come."""
+    full = True
+
+    def insert(real: Any, *args: Any) -> Any:
+        if full:
+            raise StoreUnavailableError("disk full")
+        return real(*args)
+
+    store = FaultyStore(create_conversation=insert)
+    with world(workers=0, store=store) as idle:
+        path, body = "/agents/conversations", {"defaults": {"model": "m"}}
+        assert idle.get("/healthz").status_code == 200
+        assert idle.post(path, body).status_code == 503
+        assert idle.get(path).status_code == 200
+        assert idle.get("/healthz").json()["store"] == "unavailable"
+        assert slug(idle.post(path, {})) == "invalid-request"
+        assert idle.get("/healthz").json()["store"] == "unavailable"
+        full = False
+        assert idle.post(path, body).status_code == 201
+        assert idle.get("/healthz").status_code == 200
+        full = True
+        assert idle.post(path, body).status_code == 503
+        monkeypatch.setattr("agentloop.http.health.REMEMBERED", 0.0)
+        assert idle.get("/healthz").status_code == 200
 
 
 # ------------------------------------------------ logs

@@ -31,6 +31,7 @@ from agentloop.http.options import HttpOptions
 from agentloop.http.problems import Reporter
 from agentloop.http.reading import read_body
 from agentloop.http.streams import EventStream, OpenStreams
+from agentloop.ports import StoreUnavailableError
 from agentloop.runtime.choices import Choices
 from agentloop.runtime.system import SystemClock
 from agentloop.wire import is_uuid
@@ -164,8 +165,9 @@ class Place:
         if operation.body is not None:
             with self.traffic.bodies.one_more(most):
                 body = await self._body(request)
-        with self.traffic.requests.one_more(most):
-            answer = await operation.handler(self.desk, Asked(request, caller, body))
+        asked = Asked(request, caller, body)
+        with self.traffic.requests.one_more(most), self._noting(operation):
+            answer = await operation.handler(self.desk, asked)
         if isinstance(answer, EventStream):
             self._check_streams()
             return answer
@@ -188,6 +190,18 @@ class Place:
             return None
         token = bearer_token(request.headers.getlist("authorization"))
         return admit(await self.desk.calls.caller(token), operation.verb)
+
+    @contextmanager
+    def _noting(self, operation: Operation) -> Iterator[None]:
+        """Have the physician hear of what writes to the store, or could not."""
+        try:
+            yield
+        except StoreUnavailableError:
+            if operation.verb == "write":
+                self.desk.physician.note_write(failed=True)
+            raise
+        if operation.verb == "write":
+            self.desk.physician.note_write(failed=False)
 
     async def _body(self, request: Request) -> bytes:
         limits = self.desk.calls.face.watch.options.limits

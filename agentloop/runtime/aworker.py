@@ -27,6 +27,7 @@ class AsyncWorker:
         self._tasks: list[asyncio.Task[None]] = []
         self._driving: set[AsyncMailbox] = set()
         self._failing: set[asyncio.Task[None] | None] = set()
+        self._cut_off: set[asyncio.Task[None] | None] = set()
 
     def __repr__(self) -> str:
         state = "stopping" if self._stopping else "at work"
@@ -41,6 +42,11 @@ class AsyncWorker:
         """Whether every task is there and at work; see `Worker.alive`."""
         there = bool(self._tasks) and not any(task.done() for task in self._tasks)
         return there and not self._failing
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether a task's last try found the store unavailable; see `Worker`."""
+        return bool(self._cut_off)
 
     def hint(self) -> None:
         """Say that a run has become due."""
@@ -67,6 +73,7 @@ class AsyncWorker:
         failures = 0
         me = asyncio.current_task()
         while not self._stopping:
+            cut_off = False
             try:
                 busy = await self._drive_one()
                 failures = 0
@@ -78,12 +85,13 @@ class AsyncWorker:
                 busy = True
             except StoreUnavailableError as error:
                 log.warning("the store is unavailable: %s", error)
-                busy = False
+                busy, cut_off = False, True
             except Exception:  # what no store may raise; others may be due
                 log.exception("claiming a run failed; the worker tries again")
                 failures += 1
                 busy = False
             (self._failing.add if failures else self._failing.discard)(me)
+            (self._cut_off.add if cut_off else self._cut_off.discard)(me)
             if not busy:
                 await self._rest(failures)
 

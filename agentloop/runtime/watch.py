@@ -25,6 +25,11 @@ class Working(Protocol):
         """Whether all of it is there and at work."""
         ...
 
+    @property
+    def cut_off(self) -> bool:
+        """Whether the store was unavailable when it last needed it."""
+        ...
+
 
 @frozen
 class Kept:
@@ -57,6 +62,10 @@ class Watch:
         if not workers:
             return "none"
         return "ok" if all(worker.alive for worker in workers) else "lost"
+
+    def cut_off(self) -> bool:
+        """Whether a worker of this process does not get through to the store."""
+        return any(worker.cut_off for worker in tuple(self.workers))
 
     def kept(self, run_id: str, scope: Scope, after: int) -> Kept:
         """The stored events of a run after an id.

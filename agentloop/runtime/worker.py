@@ -36,6 +36,7 @@ class Worker:
         self._hints = 0
         self._driving: set[Mailbox] = set()
         self._failing: set[threading.Thread] = set()
+        self._cut_off: set[threading.Thread] = set()
         self._threads = [
             threading.Thread(
                 target=self._work, name=f"agentloop-worker-{i}", daemon=True
@@ -69,6 +70,14 @@ class Worker:
         there = all(thread.is_alive() for thread in self._threads)
         return there and not self._failing
 
+    @property
+    def cut_off(self) -> bool:
+        """Whether a thread's last claim or drive found the store unavailable.
+
+        It tries again on and on, so this is told as long as it is so.
+        """
+        return bool(self._cut_off)
+
     def hint(self) -> None:
         """Say that a run has become due."""
         with self._changed:
@@ -95,6 +104,7 @@ class Worker:
     def _work(self) -> None:
         failures = 0
         while (mailbox := self._begin()) is not None:
+            cut_off = False
             try:
                 busy = self._drive_one(mailbox)
                 failures = 0
@@ -106,12 +116,12 @@ class Worker:
                 busy = True
             except StoreUnavailableError as error:
                 log.warning("the store is unavailable: %s", error)
-                busy = False
+                busy, cut_off = False, True
             except BaseException:  # what no store may raise; others may be due
                 log.exception("claiming a run failed; the worker tries again")
                 failures += 1
                 busy = False
-            self._end(mailbox, failures)
+            self._end(mailbox, failing=failures > 0, cut_off=cut_off)
             if not busy:
                 self._rest(failures)
 
@@ -127,13 +137,12 @@ class Worker:
             self._driving.add(mailbox)
         return mailbox
 
-    def _end(self, mailbox: Mailbox, failures: int) -> None:
+    def _end(self, mailbox: Mailbox, *, failing: bool, cut_off: bool) -> None:
+        me = threading.current_thread()
         with self._changed:
             self._driving.discard(mailbox)
-            if failures:
-                self._failing.add(threading.current_thread())
-            else:
-                self._failing.discard(threading.current_thread())
+            (self._failing.add if failing else self._failing.discard)(me)
+            (self._cut_off.add if cut_off else self._cut_off.discard)(me)
 
     def _drive_one(self, mailbox: Mailbox) -> bool:
         """Drive a run that is due; whether to look for another one at once."""
