@@ -53,8 +53,9 @@ STAMPS = {
 DECODE = {"messages": decode_messages, "chat": decode_chat}
 DRAFTS = {"messages": MessagesDraft, "chat": ChatDraft}
 DIALECTS = pytest.mark.parametrize("dialect", DECODE)
+JOB_ID = "0b8a3c5e-5a39-5d0a-9a60-2f8c0d0f3a11"
 ASKED = Asked(
-    iteration=3, max_tokens=100, structured=False, emulated=False, tool_name=str
+    job_id=JOB_ID, max_tokens=100, structured=False, emulated=False, tool_name=str
 )
 
 
@@ -375,7 +376,7 @@ def row(**members: Any) -> str:
 def asked(**changes: Any) -> Asked:
     """A question with a schema."""
     members: dict[str, Any] = {
-        "iteration": 3,
+        "job_id": JOB_ID,
         "max_tokens": 100,
         "structured": True,
         "emulated": False,
@@ -436,9 +437,19 @@ def test_emulated_calls() -> None:
     reply = understood(emulated(tool_calls=made, text="so"))
     assert reply.message.content == (
         Text("so"),
-        ToolUse("call_3_1", "a", {"x": 1}),
-        ToolUse("call_3_2", "b", {}),
+        ToolUse("call_0b8a3c5e5a395d0a9a602f8c0d0f3a11_1", "a", {"x": 1}),
+        ToolUse("call_0b8a3c5e5a395d0a9a602f8c0d0f3a11_2", "b", {}),
     )
+
+
+def test_emulated_answers_that_say_too_much() -> None:
+    """What cannot stand beside calls, or a final answer, is dropped with a note."""
+    both = understood(emulated(text="a", final=ANSWER))
+    assert both.notes == ("what was said beside the final answer was dropped",)
+    made = [{"name": "a", "arguments": "{}"}]
+    early = understood(emulated(tool_calls=made, final=ANSWER))
+    assert early.notes == ("a final answer beside tool calls was dropped",)
+    assert understood(emulated(text="", final=ANSWER)).notes == ()
 
 
 def test_emulated_answers() -> None:

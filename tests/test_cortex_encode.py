@@ -179,6 +179,19 @@ def test_results_stand_in_call_order() -> None:
     assert told == ["t1", "t2"]
 
 
+@pytest.mark.parametrize("dialect", ["messages", "chat"])
+def test_an_id_comes_once(dialect: str) -> None:
+    """Turns of several providers may share ids; on the wire each call has its own."""
+    turn = (said(use("t1"), use("t2")), results(result("t2", "b"), result("t1", "a")))
+    log = (user("go"), *turn, said(use("t1_2")), results(result("t1_2")), *turn)
+    body, notes = body_of(*log, to=model(dialect))
+    assert violations(dialect, body) is None
+    text = json.dumps(body)
+    for id_ in ("t1", "t2", "t1_2", "t1_3", "t2_2"):
+        assert text.count(f'"{id_}"') == 2  # a call and its result
+    assert "the id 't1' of an earlier call became 't1_3'" in notes
+
+
 ALL = st.sampled_from(
     [
         ("messages", CLAUDE, False),

@@ -8,6 +8,7 @@ import pytest
 
 from agentloop import AgentLoop, Scope
 from agentloop.backends.bedrock import BedrockBackend
+from agentloop.core.content import ToolUse
 from agentloop.core.run import Run
 from agentloop.stores.memory import MemoryStore
 from agentloop.testing import fake_bedrock
@@ -311,3 +312,30 @@ def test_a_cancel_waits_for_no_provider(door: str) -> None:
         sf.mend()
     assert ended.error is not None
     assert ended.error.type == "AgentLoopCancelled"
+
+
+def test_runs_over_sql_share_no_ids() -> None:
+    """Calls of several runs over SQL go on to a provider that wants each id once."""
+    ask = ("rooms-free", {"day": "Mon"})
+    script = (calls(ask), says("1"), calls(ask), says("2"), says("3"))
+    with FakeSnowflake(*script) as sf:
+        connection = sf.connect()
+        planes = {"sql": backend_for("sql", connection)}
+        rest = backend_for("messages", connection)
+        with AgentLoop(rest, backends=planes, tools={"rooms": Rooms()}) as loop:
+            created = loop.create_conversation(
+                defaults={"model": MODELS["messages"]}, scope=SCOPE
+            )
+            overrides: list[Any] = [{"data_plane_id": "sql"}] * 2 + [None]
+            for override in overrides:
+                loop.run(created.id, "go", scope=SCOPE, config_override=override)
+            stored = loop.messages(created.id, scope=SCOPE)
+        rest.close()
+        assert sf.refused == ()
+    ids = [
+        block.tool_use_id
+        for message in stored.messages
+        for block in message.message.content
+        if isinstance(block, ToolUse)
+    ]
+    assert len(ids) == len(set(ids)) == 2

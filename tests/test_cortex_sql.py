@@ -152,12 +152,13 @@ def test_whoever_listens_hears_the_whole() -> None:
 
 def test_emulated_calls() -> None:
     """With emulated tools, calls arrive as calls under ids of ours."""
-    made = calls(("rooms-free_slots", {"day": "Mon"}), text="let me see")
-    with FakeSnowflake(made) as sf:
+    said = calls(("rooms-free_slots", {"day": "Mon"}), text="let me see")
+    with FakeSnowflake(said) as sf:
         event = replied(asked(sf, "sql"))
+    made = JOB.job_id.replace("-", "")
     assert event.message.content == (
         Text("let me see"),
-        ToolUse("call_1_1", "rooms-free_slots", {"day": "Mon"}),
+        ToolUse(f"call_{made}_1", "rooms-free_slots", {"day": "Mon"}),
     )
 
 

@@ -221,6 +221,17 @@ MESSAGES_TABLE = [
     ("output_config.format.schema.properties.a.minLength", 1, "'minLength'"),
 ]
 
+
+def test_ids_of_calls_are_unique_in_a_conversation() -> None:
+    """Claude refuses an id that a turn before has used already."""
+    first, call, answer = MESSAGES["messages"][:3]
+    twice = [first, call, answer, call, answer]
+    body = {**MESSAGES, "messages": twice}
+    assert "messages.3: `tool_use` ids must be unique" in str(
+        violations("messages", body)
+    )
+
+
 PREFILLED = [
     ("claude-opus-4-6", "Sure", "does not support assistant message prefill"),
     ("claude-sonnet-4-5", "Sure ", "trailing whitespace"),

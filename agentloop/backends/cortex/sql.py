@@ -252,7 +252,7 @@ class SqlSession:
         attempt.keep(found)
         emulated = self._body.emulation is not None
         asked = Asked(
-            iteration=command.iteration,
+            job_id=attempt.job.job_id,
             max_tokens=self._setup.config.max_tokens,
             structured=self._body.structured,
             emulated=emulated,

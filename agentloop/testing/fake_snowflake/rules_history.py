@@ -14,11 +14,14 @@ from agentloop.testing.fake_snowflake.shapes import Doc, doc, docs, text
 def pairing_fault(messages: list[Doc]) -> str | None:
     """Every call answered in the next user turn, once, and nothing else answered."""
     asked: list[str] = []
+    seen: set[str] = set()
     for i, message in enumerate(messages):
         if message["role"] == "assistant":
             asked = [str(b["id"]) for b in _of(message, "tool_use")]
-            if len(set(asked)) < len(asked):
+            # Also across turns (anthropics/claude-code#28515, Switchyard#502).
+            if len(seen.union(asked)) < len(seen) + len(asked):
                 return f"messages.{i}: `tool_use` ids must be unique"
+            seen.update(asked)
             if asked and i + 1 == len(messages):
                 return _unanswered(i, asked)
         else:

@@ -191,14 +191,14 @@ class Asked:
     """What a row of COMPLETE answers, which it does not say itself.
 
     Attributes:
-        iteration: for the ids of calls, which SQL has none for.
+        job_id: for the ids of calls, which SQL has none for.
         max_tokens: how many tokens were allowed.
         structured: whether a schema was given.
         emulated: whether that schema was the one that puts tools into words.
         tool_name: reads a tool name back to the one it stands for.
     """
 
-    iteration: int
+    job_id: str
     max_tokens: int
     structured: bool
     emulated: bool
@@ -222,7 +222,7 @@ def decode_complete(cell: str, asked: Asked) -> Reply | Failure:
             return reader.reply([reader.said(_plain(value))], usage)
         told = _told(value, text)
         if asked.emulated:
-            return reader.reply(list(_emulated(reader, told, asked.iteration)), usage)
+            return reader.reply(list(_emulated(reader, told, asked)), usage)
         return reader.reply([reader.said(_as_text(told))], usage)
 
     return understood(read, cell)
@@ -246,17 +246,22 @@ def _as_text(said: Any) -> Any:
     return said if isinstance(said, str) else dump(said)
 
 
-def _emulated(reader: Reader, said: Any, iteration: int) -> Iterator[Block | None]:
+def _emulated(reader: Reader, said: Any, asked: Asked) -> Iterator[Block | None]:
     """Calls and texts out of the object that the model was made to write."""
     answer = parsed(said) if isinstance(said, str) else said
     calls, text, final = answer[CALLS] or (), answer.get(TEXT), answer.get(FINAL)
     if final is not None and not calls:
+        if text:
+            reader.notes.append("what was said beside the final answer was dropped")
         yield reader.said(dump(final))
         return
+    if final is not None:
+        reader.notes.append("a final answer beside tool calls was dropped")
     if text is not None:
         yield reader.said(text)
+    made = asked.job_id.replace("-", "")[:48]
     for number, call in enumerate(calls, start=1):
-        id_ = f"call_{iteration}_{number}"
+        id_ = f"call_{made}_{number}"
         yield reader.call(id_, call["name"], call.get("arguments"))
 
 
