@@ -335,7 +335,7 @@ def test_runs_over_sql_share_no_ids() -> None:
     ids = [
         block.tool_use_id
         for message in stored.messages
-        for block in message.message.content
+        for block in message.content_blocks
         if isinstance(block, ToolUse)
     ]
     assert len(ids) == len(set(ids)) == 2
