@@ -25,7 +25,7 @@ from agentloop.ports import ClaimRequest
 from agentloop.runtime.face import AgentLoop
 from agentloop.stores.sqlite import SQLiteStore
 from agentloop.testing.fake_bedrock import FakeBedrock, calls, says
-from agentloop.testing.fake_snowflake import FakeSnowflake, forbids, over_budget
+from agentloop.testing.fake_snowflake import FakeSnowflake, Rows, forbids, over_budget
 from agentloop.testing.fake_snowflake import fails as cortex_fails
 from agentloop.testing.fake_snowflake import says as cortex_says
 from agentloop.testing.fake_snowflake.connections import OPTIONS
@@ -557,26 +557,110 @@ def test_data_planes_have_backends_of_their_own(
 
 
 CORTEX_FAULTS = {
-    "role": (forbids(), "SNOWFLAKE.CORTEX_USER"),
+    "role": (forbids(), "default role needs SNOWFLAKE.CORTEX_USER"),
     "model": (cortex_fails(400, 'unknown model "x"'), "check the model's name"),
+    "region": (cortex_fails(400, 'unknown model "x"'), "CORTEX_ENABLED_CROSS_REGION"),
+    "token": (cortex_fails(401, "JWT is invalid", code="390144"), "token is not valid"),
     "budget": (over_budget(), "budget is spent"),
 }
 
 
+def wrong_lines(output: str) -> list[str]:
+    """What a doctor found wrong."""
+    return [line for line in output.splitlines() if line.startswith("wrong")]
+
+
 @pytest.mark.parametrize("case", CORTEX_FAULTS)
-def test_doctor_examines_cortex(
+def test_doctor_asks_a_model_of_cortex(
     desk: Desk, snowflake: FakeSnowflake, case: str
 ) -> None:
-    """Role, region, model and budget are told in one line each, with a way out."""
+    """Role, region, model, token and budget are told in one line each."""
     fault, words = CORTEX_FAULTS[case]
-    sound = desk.agentloop("doctor", *cortex(desk))
-    assert sound.exit_code == 0, sound.output
-    assert "Snowflake lets" in sound.output
     snowflake.script(fault)
     asked = [*cortex(desk), "--model", "claude-sonnet-4-5"]
     done = desk.agentloop("doctor", *asked)
     assert done.exit_code == 1, done.output
+    (line,) = wrong_lines(done.output)
+    assert words in line
+
+
+def test_doctor_finds_cortex_sound(desk: Desk, snowflake: FakeSnowflake) -> None:
+    """Who is let in, with which role, and where, is told without asking a model."""
+    done = desk.agentloop("doctor", *cortex(desk))
+    assert done.exit_code == 0, done.output
+    for words in ("lets AGENT in", "session role AGENT_ROLE", "region AWS_US_WEST_2"):
+        assert words in done.output
+
+
+def shown(value: str) -> Rows:
+    """How Snowflake shows an account's parameter."""
+    return Rows(("key", "value"), (("CORTEX_ENABLED_CROSS_REGION", value),))
+
+
+TAUGHT = {
+    "role": ("is_database_role", Rows(("A", "B"), (("FALSE", "FALSE"),)), 1),
+    "rest role": ("is_database_role", Rows(("A", "B"), (("FALSE", "TRUE"),)), 0),
+    "region": ("show parameters", shown("DISABLED"), 0),
+    "anywhere": ("show parameters", shown("ANY_REGION"), 0),
+}
+TOLD = {
+    "role": "grant database role SNOWFLAKE.CORTEX_USER to role AGENT_ROLE",
+    "rest role": "session role AGENT_ROLE",
+    "region": "models of others are unknown; see CORTEX_ENABLED_CROSS_REGION",
+    "anywhere": "cross-region inference ANY_REGION",
+}
+
+
+@pytest.mark.parametrize("case", TAUGHT)
+def test_doctor_judges_role_and_region(
+    desk: Desk, snowflake: FakeSnowflake, case: str
+) -> None:
+    """A role without the right, and a region on its own, need no model to be seen."""
+    statement, rows, code = TAUGHT[case]
+    snowflake.on_sql(statement, rows)
+    done = desk.agentloop("doctor", *cortex(desk))
+    assert done.exit_code == code, done.output
+    assert TOLD[case] in done.output
+
+
+@pytest.mark.parametrize(
+    ("statement", "code", "words"),
+    [
+        ("current_user", 1, "session: cortex answered 390114"),
+        ("sys_context", 0, "what it may do was not told"),
+        ("show parameters", 0, "region AWS_US_WEST_2"),
+    ],
+)
+def test_doctor_is_told_nothing(
+    desk: Desk, snowflake: FakeSnowflake, statement: str, code: int, words: str
+) -> None:
+    """A statement that fails is a line, and never a traceback."""
+    snowflake.fail_sql(statement, 390114)
+    done = desk.agentloop("doctor", *cortex(desk))
+    assert done.exit_code == code, done.output
     assert words in done.output
+
+
+@pytest.mark.parametrize("errno", [390100, 390144, 390318])
+def test_doctor_reports_a_refused_login(
+    desk: Desk, snowflake: FakeSnowflake, errno: int
+) -> None:
+    """A login that is refused is a finding like others, about the token."""
+    snowflake.refuse_logins(errno)
+    done = desk.agentloop("doctor", *cortex(desk))
+    assert done.exit_code == 1, done.output
+    (line,) = wrong_lines(done.output)
+    assert str(errno) in line
+    assert "token is not valid" in line
+
+
+@pytest.mark.parametrize("options", [{"account": 5}, {"user": 7, "port": "abc"}])
+def test_options_of_another_type(desk: Desk, options: dict[str, Any]) -> None:
+    """Options that the connector cannot take end the command with one line."""
+    file = desk.write("odd.json", {"host": "127.0.0.1", **options})
+    done = desk.agentloop("doctor", "--backend", f"cortex:@{file}")
+    assert done.exit_code in {1, 2}, done.output
+    assert isinstance(done.exception, SystemExit)
 
 
 @pytest.mark.parametrize("command", ["demo", "run", "show", "messages", "doctor"])

@@ -19,7 +19,7 @@ from agentloop.backends.cortex.errors import (
     refusal,
     scrubbed,
 )
-from agentloop.core.catalog import FAILURES, FailureKind
+from agentloop.core.catalog import FAILURES, Failure, FailureKind
 
 RETRIED = {"throttled", "overloaded", "unavailable", "connection", "timeout"}
 
@@ -80,13 +80,44 @@ def test_refusals(status: int, raw: bytes, kind: FailureKind) -> None:
     assert failure.code in failure.message
 
 
-@pytest.mark.parametrize("kind", HINTS)
-def test_hints(kind: FailureKind) -> None:
-    """A refusal that the host can mend says in the same line what to look at."""
-    status = {"not_found": 404, "denied": 403, "quota": 402}[kind]
-    failure = refusal(status, body("no"), {})
-    assert failure.message.endswith(f"({HINTS[kind]})")
+class SqlError(Exception):
+    """An error with the members that both connector lines give theirs."""
+
+    def __init__(self, errno: int, text: str, sqlstate: str = "") -> None:
+        self.errno, self.raw_msg, self.sqlstate = errno, text, sqlstate
+        self.sfqid = "01b0"
+        super().__init__(f"{errno:06d} ({sqlstate}): {self.sfqid}: {text}")
+
+
+HINTED = [
+    (refusal(400, body('unknown model "x"'), {}), "model"),
+    (refusal(404, b"", {}), "model"),
+    (refusal(403, body("not authorized", "003001"), {}), "role"),
+    (refusal(403, b"", {}), "role"),
+    (refusal(401, body("JWT token is invalid", "390144"), {}), "token"),
+    (refusal(401, b"", {}), "token"),
+    (refusal(200, body("session expired", "390112"), {}), "token"),
+    (refusal(402, b"", {}), "budget"),
+    (failure_of(SqlError(3001, "Insufficient privileges")), "session role"),
+    (failure_of(SqlError(580403, "HTTP 403")), "session role"),
+    (failure_of(SqlError(2141, "Unknown function COMPLETE")), "session role"),
+    (failure_of(SqlError(390114, "token has expired")), "token"),
+    (failure_of(SqlError(250002, "Connection is closed")), "token"),
+    (failure_of(SqlError(290401, "401 Unauthorized")), "token"),
+]
+
+
+@pytest.mark.parametrize(("failure", "topic"), HINTED)
+def test_hints(failure: Failure, topic: str) -> None:
+    """A refusal that the host can mend says in the same line which one thing it is."""
+    assert failure.message.endswith(f"({HINTS[topic]})")
     assert "\n" not in failure.message
+
+
+def test_each_hint_is_about_one_thing() -> None:
+    """Every hint has its refusal, and what the host cannot mend has none."""
+    assert {topic for _, topic in HINTED} == set(HINTS)
+    assert "(" not in refusal(503, body("busy"), {}).message
 
 
 @pytest.mark.parametrize("key", ["code", "error_code"])
@@ -154,15 +185,6 @@ def test_error_events(error: Any, kind: FailureKind) -> None:
 
 
 # ---------------------------------------------------------------- exceptions
-
-
-class SqlError(Exception):
-    """An error with the members that both connector lines give theirs."""
-
-    def __init__(self, errno: int, text: str, sqlstate: str = "") -> None:
-        self.errno, self.raw_msg, self.sqlstate = errno, text, sqlstate
-        self.sfqid = "01b0"
-        super().__init__(f"{errno:06d} ({sqlstate}): {self.sfqid}: {text}")
 
 
 def remote(status: int, text: str) -> str:

@@ -130,6 +130,19 @@ def _bedrock(region: str | None, endpoint_url: str | None) -> Backend:
 def connect(connection: str | Mapping[str, Any] | None) -> Any:
     """A Snowflake connection by name, by a file of options, or by default."""
     connector = require("snowflake.connector", "cortex")
+    try:
+        return login(connection)
+    except connector.Error as error:
+        parts.stop(f"Snowflake refused the connection: {error.raw_msg or error}")
+
+
+def login(connection: str | Mapping[str, Any] | None) -> Any:
+    """As `connect`, for who has more to say of a refusal.
+
+    Raises:
+        snowflake.connector.Error: the login was refused, or nobody was there.
+    """
+    connector = require("snowflake.connector", "cortex")
     options: Mapping[str, Any]
     if isinstance(connection, str) and connection.startswith("@"):
         options = parts.read_json(connection[1:])
@@ -144,8 +157,10 @@ def connect(connection: str | Mapping[str, Any] | None) -> Any:
             # The connector's own news, of which whoever types a command has no use.
             warnings.simplefilter("ignore", FutureWarning)
             return connector.connect(**options)
-    except connector.Error as error:
-        parts.stop(f"Snowflake refused the connection: {error.raw_msg or error}")
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        # 4.x looks at options late, and stumbles over what is of another type.
+        why = f"{type(error).__name__}: {error}"
+        parts.stop(f"{connection}: the connector takes no such options ({why})")
 
 
 def _script(file: str) -> Backend:

@@ -41,11 +41,17 @@ PACKAGES = {
 RETRY_VARIABLES = ("AWS_MAX_ATTEMPTS", "AWS_RETRY_MODE")
 _MARKS = {"ok": "[green]ok[/]   ", "note": "[yellow]note[/] ", "wrong": "[red]wrong[/]"}
 _WAYS_OUT = {
-    "denied": "grant the user's default role SNOWFLAKE.CORTEX_USER, or renew the token",
-    "not_found": "check the model's name, the region, and cross-region inference",
-    "invalid_request": "check the model's name, the region, and cross-region inference",
-    "quota": "the account's budget is spent",
-    "connection": "check the host name, proxies and network policies",
+    "bedrock": {
+        "denied": "grant the caller bedrock:InvokeModel, and the account the model",
+        "not_found": "check the model's id and the region",
+        "invalid_request": "check the model's id and the region",
+        "quota": "ask for a higher quota of the account",
+        "connection": "check the region, proxies and network policies",
+    },
+    "cortex": {  # the rest is in the messages themselves
+        "invalid_request": "check the model's name and options",
+        "connection": "check the host name, proxies and network policies",
+    },
 }
 
 
@@ -192,18 +198,24 @@ def _limits(client: Any) -> str:
 
 
 def _cortex(name: str) -> Iterator[Finding]:
-    """Log in, and say as whom and where."""
-    connection = backends.connect(name or None)
+    """Log in, and say as whom and where; what a role may do is asked, too."""
+    from agentloop.backends.cortex.errors import failure_of
+
+    error_type = require("snowflake.connector", "cortex").Error
     try:
-        row = connection.cursor().execute(_WHO).fetchone()
+        connection = backends.login(name or None)
+    except error_type as error:
+        yield "wrong", f"login: {failure_of(error).message}"
+        return
+    try:
+        user, role, region = connection.cursor().execute(_WHO).fetchone()
+        yield "ok", f"Snowflake lets {user} in"
+        yield _role(connection.cursor(), role, error_type)
+        yield _region(connection.cursor(), region, error_type)
+    except error_type as error:
+        yield "wrong", f"session: {failure_of(error).message}"
     finally:
         connection.close()
-    yield "ok", f"Snowflake lets {row[0]} in"
-    if row[1]:
-        yield "ok", f"session role {row[1]} (REST uses the user's default role)"
-    else:
-        yield "note", "the session has no role; REST uses the user's default role"
-    yield "ok", f"region {row[2]}"
     from agentloop.backends.cortex.http import CONNECT_TIMEOUT, READ_TIMEOUT
 
     yield (
@@ -213,7 +225,41 @@ def _cortex(name: str) -> Iterator[Finding]:
     )
 
 
+def _role(cursor: Any, role: str | None, error_type: type[Exception]) -> Finding:
+    """Whether the session's role may use Cortex, where Snowflake tells."""
+    if not role:
+        return "note", "the session has no role; REST uses the user's default role"
+    try:
+        held = cursor.execute(_HELD).fetchone()
+    except error_type:
+        return "note", f"role {role}; what it may do was not told"
+    if "TRUE" in {str(one).upper() for one in held}:
+        return "ok", f"session role {role} (REST uses the user's default role)"
+    grant = f"grant database role {_USER_ROLE} to role {role}"
+    return "wrong", f"role {role} lacks {_USER_ROLE}; {grant}"
+
+
+def _region(cursor: Any, region: str, error_type: type[Exception]) -> Finding:
+    """The account's region, and whether models of others are in reach."""
+    try:
+        row = cursor.execute(_CROSS).fetchone()
+    except error_type:
+        row = None
+    if row is None:
+        return "ok", f"region {region}"
+    if str(row[1]).upper() != "DISABLED":
+        return "ok", f"region {region}, cross-region inference {row[1]}"
+    return "note", f"region {region} alone: models of others are unknown; see {_ACROSS}"
+
+
+_USER_ROLE = "SNOWFLAKE.CORTEX_USER"
+_ACROSS = "CORTEX_ENABLED_CROSS_REGION"
 _WHO = "select current_user(), current_role(), current_region()"
+_HELD = "select " + ", ".join(
+    f"sys_context('SNOWFLAKE$SESSION', 'IS_DATABASE_ROLE_ACTIVATED', '{role}')"
+    for role in (_USER_ROLE, "SNOWFLAKE.CORTEX_REST_API_USER")
+)
+_CROSS = f"show parameters like '{_ACROSS}' in account"
 
 
 def _ask(backend: Backend | None, model: str) -> Finding:
@@ -229,5 +275,5 @@ def _ask(backend: Backend | None, model: str) -> Finding:
     if not isinstance(event, ModelFailed):
         return "ok", f"model {model} answers"
     failure = event.failure
-    way_out = _WAYS_OUT.get(failure.kind, "")
+    way_out = _WAYS_OUT.get(backend.name, {}).get(failure.kind, "")
     return "wrong", f"model {model}: {failure.message}" + (way_out and f"; {way_out}")

@@ -162,14 +162,25 @@ NUMBERS: Final[Mapping[int, FailureKind]] = {
 REMOTE: Final = 100351
 """The remote service behind COMPLETE refused; its status and text are inside."""
 
-HINTS: Final[Mapping[FailureKind, str]] = {
-    "not_found": "the model may not be served in the account's region; see "
-    "CORTEX_ENABLED_CROSS_REGION",
-    "denied": "the user's default role needs SNOWFLAKE.CORTEX_USER, and the token "
-    "must be valid",
-    "quota": "the account's Cortex budget is spent",
+HINTS: Final[Mapping[str, str]] = {
+    "model": "check the model's name; one that is not served in the account's region "
+    "is unknown as well, see CORTEX_ENABLED_CROSS_REGION",
+    "role": "the user's default role needs SNOWFLAKE.CORTEX_USER",
+    "session role": "the session's role needs SNOWFLAKE.CORTEX_USER",
+    "token": "the login or its token is not valid, or not any more",
+    "budget": "the account's Cortex budget is spent",
 }
-"""What a refusal most likely asks the host to look at."""
+"""What a refusal most likely asks the host to look at: one thing each.
+
+REST goes by the role that is the user's default, SQL by that of the session.
+"""
+
+_LOGINS: Final = re.compile(
+    r"390\d{3}|250002|290401|HTTP 401|NoTokenError|TokenExpiredError|Reauth\w+"
+)
+"""Codes of refusals that are about who asks, whatever it is that they ask."""
+
+_NO_FUNCTION: Final = frozenset({"002140", "002141"})
 
 _HTTP_NUMBERS: Final = (290000, 580000)
 """What 4.x adds to an HTTP status, some of its classes twice."""
@@ -195,10 +206,13 @@ _SECRETS: Final = re.compile(
 def refusal(status: int, raw: bytes, headers: Mapping[str, str]) -> Failure:
     """What a reply that is no success means; `headers` have lower-case names."""
     code, text = told_in(raw)
+    kind, named = kind_of(status, code, text), _named(status, code)
+    # A bad token may be told by the status alone.
+    hint = _hint(kind, "HTTP 401" if status == 401 else named, "role")
     return Failure(
-        kind=kind_of(status, code, text),
-        message=_message(_named(status, code), text, kind_of(status, code, text)),
-        code=_named(status, code),
+        kind=kind,
+        message=_message(named, text, hint),
+        code=named,
         retry_after=asked_for(headers),
     )
 
@@ -270,7 +284,7 @@ def broken_off(event: Mapping[str, Any]) -> Failure:
     kind = _kind_of_event(names, text)
     return Failure(
         kind=kind,
-        message=_message(names[0] if names else "error", text, kind),
+        message=_message(names[0] if names else "error", text, _hint(kind, "", "role")),
         code=(names[0] if names else "error")[:100],
     )
 
@@ -297,7 +311,8 @@ def failure_of(error: BaseException) -> Failure:
         return sql_failure(error)
     name = type(error).__name__
     kind = _kind_of_class(_root(error))
-    message = _message(name, str(error), kind, verb="was asked in vain,")
+    hint = _hint(kind, name, "role")
+    message = _message(name, str(error), hint, verb="was asked in vain,")
     return Failure(kind=kind, message=message, code=name)
 
 
@@ -308,15 +323,16 @@ def sql_failure(error: Any) -> Failure:
     inside = _INSIDE.search(text)
     if number == REMOTE and inside is not None:
         status, said = int(inside[1]), inside[2].strip().strip("'\"")
-        kind = kind_of(status, None, said)
+        kind, named = kind_of(status, None, said), f"HTTP {status}"
         return Failure(
             kind=kind,
-            message=_message(f"HTTP {status}", said, kind),
-            code=f"HTTP {status}",
+            message=_message(named, said, _hint(kind, named, "session role")),
+            code=named,
         )
     kind = _kind_of_number(number, error)
     code = f"{number:06d}" if number > 0 else type(error).__name__
-    return Failure(kind=kind, message=_message(code, text, kind), code=code)
+    hint = _hint(kind, code, "session role")
+    return Failure(kind=kind, message=_message(code, text, hint), code=code)
 
 
 def _kind_of_number(number: int, error: BaseException) -> FailureKind:
@@ -353,12 +369,25 @@ def _kind_of_class(error: BaseException) -> FailureKind:
 # ---------------------------------------------------------------- words and hints
 
 
-def _message(code: str, text: str, kind: FailureKind, verb: str = "answered") -> str:
+def _message(code: str, text: str, hint: str | None, verb: str = "answered") -> str:
     cleaned, _ = clean_text(" ".join(scrubbed(text).split()))
     shown = cleaned if len(cleaned) <= _MOST_TEXT else f"{cleaned[:_MOST_TEXT]}..."
     told = f"cortex {verb} {code[:100]}"
     told = f"{told}: {shown}" if shown else told
-    return f"{told} ({HINTS[kind]})" if kind in HINTS else told
+    return f"{told} ({hint})" if hint else told
+
+
+def _hint(kind: FailureKind, code: str, role: str) -> str | None:
+    """What to look at; `role` names the role that the transport goes by."""
+    match kind:
+        case "denied":
+            return HINTS["token" if _LOGINS.fullmatch(code) else role]
+        case "not_found":
+            return HINTS[role if code in _NO_FUNCTION else "model"]
+        case "quota":
+            return HINTS["budget"]
+        case _:
+            return None
 
 
 def scrubbed(text: str) -> str:

@@ -346,4 +346,5 @@ _FUNCTIONS: Final[Mapping[str, Callable[[list[Json]], Json]]] = {
     "to_object": lambda arguments: arguments[0],
     "array_construct": list,
     "object_construct": _object,
+    "sys_context": lambda _: "TRUE",  # the role may do what it is asked about
 }
