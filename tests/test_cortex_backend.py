@@ -355,10 +355,11 @@ def test_emulated_tools_are_accepted() -> None:
 
 
 def test_emulation_is_for_sql_alone() -> None:
-    """Over REST tools are never emulated: what a model has not, it is not given."""
-    backend = CortexBackend(object(), emulate_tools=True)
+    """Over REST tools are never emulated, and whoever asks for it is told so."""
+    with pytest.raises(ValueError, match="emulate_tools is for the sql transport"):
+        CortexBackend(object(), emulate_tools=True)
     with pytest.raises(RequestError, match="takes no tools over REST"):
-        backend.check(Config(model=LLAMA, tools=(ROOMS,)), Auto())
+        CortexBackend(object()).check(Config(model=LLAMA, tools=(ROOMS,)), Auto())
 
 
 # ---------------------------------------------------------------- the connection

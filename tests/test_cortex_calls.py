@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agentloop import AgentLoop, Scope
-from agentloop.backends.cortex.account import ConnectionAuth, address_of
+from agentloop.backends.cortex.account import ConnectionAuth, Link, address_of
 from agentloop.backends.cortex.calls import Calls, Deadline, Patience, StuckError
 from agentloop.ports import JobContext
 from agentloop.testing.fake_snowflake import FakeSnowflake, says, waits
@@ -188,7 +188,7 @@ def test_the_tries_of_4x_are_told_when_to_end() -> None:
         replied(
             backend.session(setup("sql", specs=())).infer(ASKED, job(timeout=7.5), None)
         )
-        auth = ConnectionAuth(watched, Calls())
+        auth = ConnectionAuth(Link(watched), Calls())
         auth.renew(auth.ticket(), Patience(Deadline(7.5)))
         assert watched.timeouts == [8, 8]
 

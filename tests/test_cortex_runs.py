@@ -339,3 +339,34 @@ def test_runs_over_sql_share_no_ids() -> None:
         if isinstance(block, ToolUse)
     ]
     assert len(ids) == len(set(ids)) == 2
+
+
+@pytest.mark.parametrize("dialect", MODELS)
+def test_another_login_where_one_has_run_out(dialect: str) -> None:
+    """A host that opens another connection goes on when its master token is gone."""
+    with FakeSnowflake(default=says("hello")) as sf:
+        backend = backend_for(dialect, sf.connect(), reconnect=sf.connect)
+        with loop_over(backend) as loop:
+            loop.wait(started(loop, dialect).id, scope=SCOPE)
+            sf.expire_masters()
+            for _ in range(2):
+                run = started(loop, dialect)
+                assert loop.wait(run.id, scope=SCOPE).status == "completed"
+        assert sf.logins == 2
+        backend.close()
+
+
+def test_a_query_outlives_the_login_that_made_it() -> None:
+    """The answer of a query is fetched over the next connection, and not paid twice."""
+    with FakeSnowflake() as sf:
+        gate = sf.gate()
+        sf.script(waits(gate, says("hello")))
+        backend = backend_for("sql", sf.connect(), reconnect=sf.connect)
+        with loop_over(backend) as loop, loop.worker(1):
+            run = started(loop, "sql")
+            until(lambda: sf.requests)
+            sf.expire_masters()
+            until(lambda: sf.logins == 2)
+            gate.open()
+            assert loop.wait(run.id, scope=SCOPE, timeout=20).final_text == "hello"
+        assert sf.inferences == 1

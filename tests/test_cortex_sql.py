@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from agentloop.backends.cortex.account import Link
 from agentloop.core.catalog import FailureKind
 from agentloop.core.content import Text, ToolUse
 from agentloop.core.run import Usage
@@ -482,7 +483,7 @@ def test_a_lost_connection_leaves_the_query() -> None:
     with FakeSnowflake(SAID) as sf, opened(sf, "sql", **PLAIN) as backend:
         session = backend.session(bare())
         connection = session._connection
-        session._connection = Flaky(connection)
+        session._link = Link(Flaky(connection))
         given_ = job(remember=memory.remember)
         first = session.infer(ASKED, given_, None)
         assert failed(first).failure.kind == "connection"

@@ -6,6 +6,10 @@ A file (`--backends`) says the same for several data planes:
 
     {"default": {"kind": "bedrock", "region": "us-east-1"},
      "planes": {"0b8a…": {"kind": "cortex", "connection": "prod", "transport": "sql"}}}
+
+An entry for Cortex may have the choices of `CortexBackend` that are data:
+`transport`, `emulate_tools`, `model_ids`, `options` and `capabilities` by model, and
+`max_in_flight`. Its connections are ours: another is opened when a login has run out.
 """
 
 import warnings
@@ -17,11 +21,25 @@ from attrs import frozen
 
 from agentloop.cli import parts
 from agentloop.ports import Backend, require
-from agentloop.wire import WireError
+from agentloop.wire import WireError, load
 
+_CORTEX_TYPES: Mapping[str, type] = {
+    "transport": str,
+    "emulate_tools": bool,
+    "model_ids": dict,
+    "options": dict,
+    "capabilities": dict,
+    "max_in_flight": int,
+}
+_TYPES: Mapping[type, str] = {
+    str: "a text",
+    bool: "true or false",
+    dict: "an object",
+    int: "a whole number",
+}
 _KEYS: Mapping[str, frozenset[str]] = {
     "bedrock": frozenset({"kind", "region", "endpoint_url"}),
-    "cortex": frozenset({"kind", "connection", "transport", "emulate_tools"}),
+    "cortex": frozenset({"kind", "connection", *_CORTEX_TYPES}),
     "script": frozenset({"kind", "file"}),
 }
 
@@ -78,7 +96,7 @@ class Maker:
         if kind == "bedrock" and not rest:
             return _bedrock(self.region, self.endpoint_url)
         if kind == "cortex":
-            return self._cortex({"connection": rest or None})
+            return self._cortex(f"--backend {name}", {"connection": rest or None})
         if kind != "script" or not rest:
             parts.stop(
                 f"--backend {name!r} is unknown; "
@@ -99,23 +117,52 @@ class Maker:
             case "bedrock":
                 return _bedrock(spec.get("region"), spec.get("endpoint_url"))
             case "cortex":
-                return self._cortex(spec)
+                return self._cortex(place, spec)
             case _:
                 return _script(spec.get("file", ""))
 
-    def _cortex(self, spec: Mapping[str, Any]) -> Backend:
+    def _cortex(self, place: str, spec: Mapping[str, Any]) -> Backend:
         from agentloop.backends.cortex import CortexBackend
 
+        def opened() -> Any:
+            """A connection of ours, which is closed with all others at the end."""
+            connection = login(spec.get("connection"))
+            self.stack.callback(connection.close)
+            return connection
+
+        choices = _choices(place, spec)
         connection = connect(spec.get("connection"))
         self.stack.callback(connection.close)
         try:
-            return CortexBackend(
-                connection,
-                transport=spec.get("transport", "rest"),
-                emulate_tools=bool(spec.get("emulate_tools", False)),
-            )
+            return CortexBackend(connection, reconnect=opened, **choices)
         except (TypeError, ValueError) as error:
-            parts.stop(str(error))
+            parts.stop(f"{place}: {error}")
+
+
+def _choices(place: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What an entry says of a Cortex backend beside its connection."""
+    from agentloop.backends.cortex import Capabilities, ModelOptions
+
+    found = {key: spec[key] for key in _CORTEX_TYPES if key in spec}
+    for key, value in found.items():
+        if type(value) is not _CORTEX_TYPES[key]:
+            wanted = _TYPES[_CORTEX_TYPES[key]]
+            parts.stop(f"{place}.{key}: must be {wanted}, not {value!r:.60}")
+    for key, kind in {"options": ModelOptions, "capabilities": Capabilities}.items():
+        if key in found:
+            found[key] = {
+                model: _values(f"{place}.{key}.{model}", value, kind)
+                for model, value in found[key].items()
+            }
+    return found
+
+
+def _values(place: str, value: Any, kind: type[Any]) -> Any:
+    """An options value of the backend's, from its fields in JSON."""
+    try:
+        return load(value, kind, place)
+    except WireError as error:
+        parts.stop(f"{error.path}: {error.problem}")
 
 
 def _bedrock(region: str | None, endpoint_url: str | None) -> Backend:

@@ -1,14 +1,15 @@
 """Where Cortex is and with which credentials: the host's connection, or its own way.
 
 The connection stays the host's: it is read, it may run one trivial statement so that
-the connector renews an expired session, and it is never closed. Tokens pass through
-and are kept nowhere.
+the connector renews an expired session, it may be left for another that the host opens
+when its login has run out, and it is never closed. Tokens pass through and are kept
+nowhere.
 """
 
 import threading
 from collections.abc import Callable, Mapping
 from inspect import getattr_static, unwrap
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from attrs import field, frozen
@@ -22,6 +23,10 @@ Called for every request, so that it can hand out fresh tokens (a programmatic a
 token, a key-pair JWT, OAuth, the token file of a container service). For example
 `("https://org-name.snowflakecomputing.com", {"Authorization": "Bearer ..."})`.
 """
+
+
+LOGIN_IS_OVER: Final = frozenset({390111, 390114})
+"""Numbers of errors that only another login helps against, on both lines."""
 
 
 class NoTokenError(Exception):
@@ -67,6 +72,36 @@ class Account(Protocol):
         ...
 
 
+class Link:
+    """The connection in use, and the host's way to another one, if it has one.
+
+    A login ends after some hours, and only whoever has the credentials can make
+    another. What was connected before stays the host's to close.
+    """
+
+    def __init__(
+        self, connection: Any, reconnect: Callable[[], Any] | None = None
+    ) -> None:
+        self.connection = connection
+        self._reconnect = reconnect
+        self._lock = threading.Lock()
+
+    def can_replace(self, error: BaseException) -> bool:
+        """Whether an error is one that another connection helps against."""
+        known = getattr(error, "errno", None) in LOGIN_IS_OVER
+        return known and self._reconnect is not None
+
+    def replace(self, worn: Any) -> None:
+        """Open another connection than this, once for all threads that met its end.
+
+        Raises:
+            Exception: what the host's way raised.
+        """
+        with self._lock:
+            if self.connection is worn and self._reconnect is not None:
+                self.connection = self._reconnect()
+
+
 class HostAuth:
     """The host hands out credentials."""
 
@@ -89,15 +124,15 @@ class HostAuth:
 class ConnectionAuth:
     """The session token of a connection of the connector's, either line."""
 
-    def __init__(self, connection: Any, calls: Calls) -> None:
-        self._connection = connection
+    def __init__(self, link: Link, calls: Calls) -> None:
+        self._link = link
         self._calls = calls
         self._lock = threading.Lock()
         self._renewal: Call[None] | None = None
 
     def proxy(self) -> Proxy | None:
         """The proxy that the connection was given, if it was given one."""
-        return proxy_of(self._connection)
+        return proxy_of(self._link.connection)
 
     def ticket(self) -> Ticket:
         """The connection's address and its present session token.
@@ -105,7 +140,7 @@ class ConnectionAuth:
         Raises:
             NoTokenError: the connection is closed.
         """
-        url, token = address_of(self._connection)
+        url, token = address_of(self._link.connection)
         if not token:
             raise NoTokenError("the host's connection is closed")
         return Ticket(url, {"Authorization": f'Snowflake Token="{token}"'})
@@ -135,8 +170,14 @@ class ConnectionAuth:
             return self._renewal
 
     def _select(self, limit: int | None) -> None:
-        with self._connection.cursor() as cursor:
-            cursor.execute("select 1", timeout=limit)  # ends the tries of 4.x
+        connection = self._link.connection
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("select 1", timeout=limit)  # ends the tries of 4.x
+        except Exception as error:
+            if not self._link.can_replace(error):
+                raise
+            self._link.replace(connection)
 
 
 def address_of(connection: Any) -> tuple[str, str | None]:

@@ -16,7 +16,13 @@ from agentloop.backends.common.doors import (
     check_options,
     refuse,
 )
-from agentloop.backends.cortex.account import Account, Auth, ConnectionAuth, HostAuth
+from agentloop.backends.cortex.account import (
+    Account,
+    Auth,
+    ConnectionAuth,
+    HostAuth,
+    Link,
+)
 from agentloop.backends.cortex.calls import Calls
 from agentloop.backends.cortex.capabilities import (
     Capabilities,
@@ -55,6 +61,9 @@ class CortexBackend:
         connection: a connection of snowflake-connector-python, 4.8 or later. It may
             be left out when `auth` is given.
         transport: `rest` or `sql`.
+        reconnect: opens another connection when the login of this one has run out,
+            which its master token does after some hours; without it, the host sees
+            refusals until it gives a fresh connection. The old one stays the host's.
         auth: the host's own credentials for REST, instead of the session token: a
             function that returns the account's URL and the headers to send.
         emulate_tools: over SQL, put tools into words and a JSON Schema.
@@ -69,7 +78,8 @@ class CortexBackend:
 
     Raises:
         TypeError: no connection, or a choice of the wrong kind.
-        ValueError: a transport that does not exist, or nothing to authorise with.
+        ValueError: a transport that does not exist, nothing to authorise with, or
+            what belongs to the other transport.
     """
 
     def __init__(  # noqa: PLR0913 - the public face names every choice
@@ -77,6 +87,7 @@ class CortexBackend:
         connection: Any = None,
         *,
         transport: Transport = "rest",
+        reconnect: Callable[[], Any] | None = None,
         auth: Auth | None = None,
         emulate_tools: bool = False,
         model_ids: ModelIds = None,
@@ -85,19 +96,19 @@ class CortexBackend:
         pool: Any = None,
         max_in_flight: int = 32,
     ) -> None:
-        _check_choices(connection, transport, auth)
+        _check_choices(connection, transport, auth, emulates=emulate_tools)
         check_model_ids(model_ids)
         check_capabilities(capabilities, Capabilities)
         check_options(options, ModelOptions, FIELD_KINDS)
-        self._connection = connection
+        self._link = Link(connection, reconnect)
         self._transport: Transport = transport
-        self._emulates = emulate_tools and transport == "sql"
+        self._emulates = emulate_tools
         self._model_ids = model_ids
         self._capabilities = capabilities
         self._options = dict(options or {})
         self._has_pool = pool is not None
         self._calls = Calls()
-        account: Account = ConnectionAuth(connection, self._calls)
+        account: Account = ConnectionAuth(self._link, self._calls)
         if auth is not None:
             account = HostAuth(auth)
         self._doors = Doors(account, Http(pool, max_in_flight, account.proxy))
@@ -138,7 +149,7 @@ class CortexBackend:
         """A session for one drive of one run; encodes no message yet."""
         model = self._model(setup.config.model)
         if model.dialect == "sql":
-            return SqlSession(setup, model, self._connection, self._calls)
+            return SqlSession(setup, model, self._link, self._calls)
         return RestSession(setup, model, self._doors)
 
     def close(self) -> None:
@@ -180,7 +191,9 @@ class CortexBackend:
         return found or capabilities_of(id_)
 
 
-def _check_choices(connection: Any, transport: str, auth: Auth | None) -> None:
+def _check_choices(
+    connection: Any, transport: str, auth: Auth | None, *, emulates: bool
+) -> None:
     if transport not in get_args(Transport):
         known = " or ".join(get_args(Transport))
         raise ValueError(f"transport must be {known}, not {transport!r}")
@@ -195,3 +208,5 @@ def _check_choices(connection: Any, transport: str, auth: Auth | None) -> None:
         raise refuse("auth", "a function", auth)
     if auth is not None and transport == "sql":
         raise ValueError("auth is for the rest transport; sql uses the connection")
+    if emulates and transport == "rest":
+        raise ValueError("emulate_tools is for the sql transport; rest has tools")

@@ -17,7 +17,7 @@ from hashlib import sha256
 from typing import Any, Final
 
 from agentloop.backends.common.events import failed, replied
-from agentloop.backends.cortex.account import NoTokenError
+from agentloop.backends.cortex.account import Link, NoTokenError
 from agentloop.backends.cortex.calls import Calls, Deadline, Patience, whole_seconds
 from agentloop.backends.cortex.codec.complete import MOST_BYTES, Arguments, CompleteBody
 from agentloop.backends.cortex.codec.decode import Asked, decode_complete
@@ -60,11 +60,11 @@ class SqlSession:
     """The inferences of one run over SQL; used by one thread at a time."""
 
     def __init__(
-        self, setup: SessionSetup, model: Model, connection: Any, calls: Calls
+        self, setup: SessionSetup, model: Model, link: Link, calls: Calls
     ) -> None:
         self._setup = setup
         self._model = model
-        self._connection = connection
+        self._link = link
         self._calls = calls
         self._conversation = Conversation(setup, model)
         body = self._conversation.body
@@ -72,6 +72,10 @@ class SqlSession:
             raise TypeError(f"'{model.id}' is spoken to over {model.dialect}, not SQL")
         self._body = body
         self._running: dict[str, str] = {}
+
+    @property
+    def _connection(self) -> Any:
+        return self._link.connection
 
     def request(self, command: Infer, job: JobContext) -> bytes:
         """The arguments of COMPLETE as one document; SQL knows no streams."""
@@ -106,10 +110,7 @@ class SqlSession:
     def _answer(self, attempt: "_Attempt", arguments: Arguments) -> str | Failure:
         """The value that COMPLETE returned, or what went wrong on the way."""
         try:
-            cell = self._earlier(attempt)
-            if cell is _NOTHING:
-                self._submit(attempt, arguments)
-                cell = self._fetch(attempt)
+            cell = self._cell(attempt, arguments)
         except _MemoryError as error:
             raise error.cause from None
         except Exception as error:  # the table of errors is total
@@ -120,6 +121,25 @@ class SqlSession:
         if not isinstance(cell, str):
             message = f"cortex' COMPLETE returned no text but {type(cell).__name__}"
             return Failure(kind="malformed_output", message=message)
+        return cell
+
+    def _cell(self, attempt: "_Attempt", arguments: Arguments) -> Any:
+        """The value of this job's query, over another login where one has run out."""
+        connection = self._connection
+        try:
+            return self._value(attempt, arguments)
+        except Exception as error:
+            if not self._link.can_replace(error):
+                raise
+        self._calls.make(lambda: self._link.replace(connection), attempt.patience)
+        attempt.notes += ("the login had run out; a new connection was opened",)
+        return self._value(attempt, arguments)
+
+    def _value(self, attempt: "_Attempt", arguments: Arguments) -> Any:
+        cell = self._earlier(attempt)
+        if cell is _NOTHING:
+            self._submit(attempt, arguments)
+            cell = self._fetch(attempt)
         return cell
 
     def _earlier(self, attempt: "_Attempt") -> Any:
