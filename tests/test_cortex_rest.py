@@ -2,6 +2,7 @@
 
 import json
 import logging
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -85,6 +86,18 @@ from tests.cortex_cases import (
 
 DIALECTS = pytest.mark.parametrize("dialect", REST)
 BOTH = pytest.mark.parametrize("streams", [False, True], ids=["whole", "stream"])
+
+
+def until(found: Callable[[], Any]) -> Any:
+    """The first thing that is true, within some seconds."""
+    pause = threading.Event()
+    for _ in range(1000):
+        if value := found():
+            return value
+        pause.wait(0.01)
+    raise AssertionError("it did not come to be in time")
+
+
 SAID = says("hello é", usage=(7, 3))
 
 
@@ -605,6 +618,48 @@ def test_host_credentials() -> None:
         backend.close()
 
 
+KINDS = {"pat-1": "PROGRAMMATIC_ACCESS_TOKEN", "jwt-1": "KEYPAIR_JWT", "oa-1": "OAUTH"}
+
+
+@pytest.mark.parametrize("token", KINDS)
+def test_host_credentials_of_every_kind(token: str) -> None:
+    """A host says what its token is: an access token, a key pair's, or OAuth."""
+    said = [KINDS[token], "OTHER"]
+
+    def auth() -> tuple[str, dict[str, str]]:
+        return sf.url, {
+            "Authorization": f"Bearer {token}",
+            "X-Snowflake-Authorization-Token-Type": said.pop(0),
+        }
+
+    with FakeSnowflake(SAID, account=Account(bearers=KINDS)) as sf:
+        backend = CortexBackend(auth=auth)
+        session = backend.session(setup())
+        replied(session.infer(ASKED, JOB, None))
+        failure = failed(session.infer(ASKED, JOB, None)).failure
+        backend.close()
+    assert failure.kind == "denied"
+    assert "token is not valid" in failure.message
+
+
+def test_the_token_file_of_a_container_service(tmp_path: Path) -> None:
+    """A token that is renewed in a file is read anew for every request."""
+    file = tmp_path / "token"
+
+    def auth() -> tuple[str, dict[str, str]]:
+        return sf.url, {
+            "Authorization": f"Bearer {file.read_text()}",
+            "X-Snowflake-Authorization-Token-Type": "OAUTH",
+        }
+
+    account = Account(bearers={"first": "OAUTH", "second": "OAUTH"})
+    with FakeSnowflake(SAID, SAID, account=account) as sf:
+        session = CortexBackend(auth=auth).session(setup())
+        for token in ("first", "second"):
+            file.write_text(token)
+            replied(session.infer(ASKED, JOB, None))
+
+
 def test_host_credentials_that_expire() -> None:
     """A host's function is asked once more when what it gave had expired."""
     with FakeSnowflake(expires(), SAID) as sf:
@@ -644,6 +699,70 @@ def test_no_secret_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 
 
 # ---------------------------------------------------------------- many
+
+
+def hosted(sf: FakeSnowflake, **choices: Any) -> CortexBackend:
+    """A backend that brings a session token, so that every socket is one of ours."""
+    token = sf.open_session()
+    headers = {"Authorization": f'Snowflake Token="{token}"'}
+    return CortexBackend(auth=lambda: (sf.url, headers), **choices)
+
+
+def test_as_many_sockets_are_kept_as_are_in_flight() -> None:
+    """A second round of inferences side by side opens no socket more."""
+    with FakeSnowflake() as sf:
+        backend = hosted(sf, max_in_flight=4)
+        for _ in range(2):
+            gate = sf.gate()
+            sf.script(*[waits(gate, SAID)] * 4)
+            before = len(sf.requests)
+            with ThreadPoolExecutor(4) as pool:
+                found = [
+                    pool.submit(backend.session(setup()).infer, ASKED, JOB, None)
+                    for _ in range(4)
+                ]
+                until(lambda before=before: len(sf.requests) == before + 4)
+                gate.open()
+                assert all(replied(one.result()) for one in found)
+        assert sf.sockets == 4
+        backend.close()
+
+
+def test_sockets_say_that_they_are_alive() -> None:
+    """Gateways drop connections on which a model thinks in silence."""
+    with FakeSnowflake(SAID) as sf:
+        backend = hosted(sf)
+        replied(backend.session(setup()).infer(ASKED, JOB, None))
+        kept = backend._doors.http._pool.manager.connection_from_url(sf.url)
+        sock = kept.pool.get().sock
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        sock.close()
+        backend.close()
+
+
+def test_an_attempt_without_a_time_out_is_patient(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Models think for minutes; silence ends an attempt after a quarter of an hour."""
+    limits: list[float] = []
+    monkeypatch.setattr(Incoming, "_wait_at_most", lambda _, s: limits.append(s))
+    with FakeSnowflake(SAID) as sf:
+        backend = hosted(sf)
+        replied(backend.session(setup()).infer(ASKED, job(timeout=None), None))
+        backend.close()
+    assert limits[0] == 900
+
+
+@pytest.mark.parametrize(
+    "reply", [resets(), fails(307, "over there", headers={"location": "/elsewhere"})]
+)
+def test_exactly_one_request_is_sent(reply: Reply) -> None:
+    """Neither a lost connection nor a redirect makes our client send a second one."""
+    with FakeSnowflake(reply) as sf:
+        backend = hosted(sf)
+        failed(backend.session(setup()).infer(ASKED, JOB, None))
+        assert sum(sf.hits.values()) == 1
+        backend.close()
 
 
 @DIALECTS

@@ -34,6 +34,7 @@ class HttpServer(ThreadingHTTPServer):
     def __init__(self, answer: Answer) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.answer = answer
+        self.accepted = 0
         self.doomed: set[socket.socket] = set()
         self._sockets: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -56,6 +57,7 @@ class HttpServer(ThreadingHTTPServer):
         connection, address = super().get_request()
         with self._lock:
             self._sockets.add(connection)
+            self.accepted += 1
         return connection, address
 
     def shutdown_request(self, request: socket.socket) -> None:  # type: ignore[override] # the base also allows datagrams

@@ -55,6 +55,7 @@ PATHS: Final[Mapping[str, Door]] = {
     "/api/v2/cortex/v1/chat/completions": "chat",
 }
 
+BEARER_KIND: Final = "x-snowflake-authorization-token-type"
 REQUEST_ID: Final = "X-Snowflake-Request-Id"
 
 
@@ -98,7 +99,8 @@ class RestDoor:
     def _judged(
         self, request: Request, raw: bytes, headers: Mapping[str, str]
     ) -> Response | Drop:
-        who = self.sessions.judge(headers.get("authorization", ""), "rest")
+        credentials, kind = headers.get("authorization", ""), headers.get(BEARER_KIND)
+        who = self.sessions.judge(credentials, "rest", kind)
         body = _parsed(raw)
         request = evolve(request, body=body or {})
         self.script.receive(request)

@@ -27,7 +27,7 @@ from agentloop.testing.fake_snowflake.rest_door import RestDoor
 from agentloop.testing.fake_snowflake.routes import Breakage, Router
 from agentloop.testing.fake_snowflake.rules import Judge, violations
 from agentloop.testing.fake_snowflake.script import Script
-from agentloop.testing.fake_snowflake.sessions import Sessions
+from agentloop.testing.fake_snowflake.sessions import Bearers, Sessions
 from agentloop.testing.fake_snowflake.sql_door import SqlDoor, Taught
 from agentloop.testing.fake_snowflake.wire_sql import Emulate, obey
 
@@ -42,7 +42,8 @@ class Account:
 
     Attributes:
         models: The models it may use; others are unknown to it.
-        bearers: The bearer tokens accepted; None accepts any.
+        bearers: The bearer tokens accepted; None accepts any. By token, what kind it
+            is: then a header that says another one is refused.
         patience: Real seconds a submission waits before it is told "in progress".
         details: Whether structured output over SQL has model and usage around it.
         emulate: Says a scripted answer in the words of a JSON schema (SQL).
@@ -50,7 +51,7 @@ class Account:
     """
 
     models: tuple[str, ...] = MODELS
-    bearers: frozenset[str] | None = field(default=None, repr=False)
+    bearers: Bearers | None = field(default=None, repr=False)
     patience: float = 1.0
     details: bool = True
     emulate: Emulate = obey
@@ -276,6 +277,11 @@ class FakeSnowflake:
         return self._sessions.renewals
 
     # -- what happened -----------------------------------------------------------------
+    @property
+    def sockets(self) -> int:
+        """How many connections were accepted, the connector's among them."""
+        return self._server.accepted
+
     @property
     def requests(self) -> tuple[Request, ...]:
         """The requests at the inference doors, in order of arrival."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 from attrs import define, field, frozen
 
@@ -33,6 +33,13 @@ _FACTS: Final[Mapping[str, str]] = {
     "current_role": "AGENT_ROLE",
     "current_warehouse": "COMPUTE_WH",
 }
+
+
+TOKEN_KINDS: Final = frozenset({"KEYPAIR_JWT", "OAUTH", "PROGRAMMATIC_ACCESS_TOKEN"})
+"""What `X-Snowflake-Authorization-Token-Type` may say of a bearer token."""
+
+Bearers: TypeAlias = frozenset[str] | Mapping[str, str]
+"""Bearer tokens, or what each of them is."""
 
 
 @define(eq=False)
@@ -75,13 +82,13 @@ class Sessions:
     """All sessions of one server.
 
     Attributes:
-        bearers: The bearer tokens accepted; None accepts any.
+        bearers: The bearer tokens accepted, perhaps by their kind; None accepts any.
         expiry: How an expired session token is told.
         login_error: The error number every login gets, if any.
         rest_expired: Whether the REST doors refuse every session token.
     """
 
-    bearers: frozenset[str] | None = field(default=None, repr=False)
+    bearers: Bearers | None = field(default=None, repr=False)
     expiry: Expired = field(factory=Expired)
     login_error: int | None = None
     rest_expired: bool = False
@@ -118,17 +125,28 @@ class Sessions:
 
     # -- what the server asks ----------------------------------------------------------
     def judge(
-        self, authorization: str, door: Literal["sql", "rest"]
+        self,
+        authorization: str,
+        door: Literal["sql", "rest"],
+        kind: str | None = None,
     ) -> Session | Bearer | Refused:
-        """Who is speaking, or why nobody may."""
+        """Who is speaking, or why nobody may; `kind` says what a token is."""
         if match := _TOKEN.fullmatch(authorization):
             return self._by_token(match[1], door)
         if door == "rest" and authorization.startswith("Bearer "):
             token = authorization.removeprefix("Bearer ")
-            if self.bearers is None or token in self.bearers:
+            if self._takes(token, kind):
                 return Bearer()
             return _refused(401, "390303", "Invalid OAuth access token.")
         return _refused(401, "390101", "Authorization header not found.")
+
+    def _takes(self, token: str, kind: str | None) -> bool:
+        if kind is not None and kind not in TOKEN_KINDS:
+            return False
+        if self.bearers is None or not isinstance(self.bearers, Mapping):
+            return self.bearers is None or token in self.bearers
+        # Without the header the server finds out by itself what a token is.
+        return token in self.bearers and kind in {None, self.bearers[token]}
 
     def _by_token(self, token: str, door: Literal["sql", "rest"]) -> Session | Refused:
         with self._lock:
