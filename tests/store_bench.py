@@ -95,6 +95,12 @@ class Bench:
         self.close()
         self.store = self.make(self.clock)
 
+    def outlive(self, run_id: str, seconds: float = LEASE) -> None:
+        """Come back after a restart, and see a dead worker's run stand still."""
+        self.reopen()
+        assert self.claim(run_id) is None
+        self.clock.move(seconds)
+
     def close(self) -> None:
         """Close a store that needs closing."""
         getattr(self.store, "close", lambda: None)()

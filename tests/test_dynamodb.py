@@ -11,11 +11,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from attrs import evolve
+from attrs import define, evolve
 from hypothesis import settings
 
 from agentloop.ports import (
@@ -26,9 +27,11 @@ from agentloop.ports import (
     Reader,
     StoreUnavailableError,
 )
+from agentloop.stores import dynamodb_watch
 from agentloop.stores.clock import instant
 from agentloop.stores.dynamodb import DynamoDBStore
 from agentloop.stores.dynamodb_address import Address, parsed
+from agentloop.stores.dynamodb_rows import head
 from agentloop.stores.dynamodb_schema import STEPS, migrate
 from agentloop.stores.dynamodb_table import Span, Table, put
 from agentloop.stores.versions import SchemaVersionError
@@ -40,7 +43,16 @@ from tests.dynamodb_faults import Faulty, answered
 from tests.dynamodb_scale import REGION, TABLE, TooHeavyError, weighed_client
 from tests.mortal import HandClock, World, check_same, check_sound
 from tests.postgres_workers import MESSAGES, drive
-from tests.store_bench import LEASE, OURS, Bench, at_once, change, job
+from tests.store_bench import (
+    LEASE,
+    OURS,
+    Bench,
+    Driven,
+    MovableClock,
+    at_once,
+    change,
+    job,
+)
 from tests.test_crashes import ONE_TOOL
 from tests.test_stores_model import Twins
 
@@ -291,58 +303,84 @@ def test_an_end_costs_the_same_for_any_length(bench: Bench, count: int) -> None:
     assert faulty.sent == [*reads, *end]
 
 
-def test_renewals_leave_the_queue_alone(bench: Bench) -> None:
-    """A heartbeat is one small write; only a shorter lease moves the run's place."""
+def test_a_heartbeat_is_one_small_write(bench: Bench) -> None:
+    """Whether the lease becomes longer or shorter."""
     faulty = Faulty(server.shared_client())
     store = DynamoDBStore(faulty, TABLE, clock=bench.clock)
     driven = bench.drive()
     store.ping()
-    sent = []
+    faulty.sent.clear()
     for seconds in (LEASE, LEASE / 2):
-        faulty.sent.clear()
-        bench.clock.move(1)
         store.heartbeat(driven.lease, seconds)
+    assert faulty.sent == ["get_item", "update_item"] * 2
+
+
+def test_held_runs_are_looked_at_once_a_lease(bench: Bench) -> None:
+    """All that are new in one read; none again before its lease may be over."""
+    faulty = Faulty(server.shared_client())
+    looker = Bench(lambda _: DynamoDBStore(faulty, TABLE, clock=bench.clock))
+    driven = [bench.drive() for _ in range(3)]
+    looker.store.ping()
+    sent = []
+    for _ in range(2):
+        faulty.sent.clear()
+        assert looker.claim() is None
         sent.append(tuple(faulty.sent))
-    assert sent == [
-        ("get_item", "update_item"),
-        ("get_item", "transact_write_items"),
-    ]
-    bench.clock.move(LEASE / 2)
-    assert bench.claim().run.id == driven.run_id
-
-
-def test_a_renewed_run_is_passed_by(bench: Bench) -> None:
-    """Who finds a run by an old place brings it forward, and takes the next."""
-    driven = bench.drive()
+    assert sent == [("query", "batch_get_item"), ("query",)]
     bench.clock.move(LEASE - 1)
-    bench.store.heartbeat(driven.lease, 10 * LEASE)
-    bench.clock.move(LEASE)
-    free = bench.run()
-    assert bench.claim().run.id == free.id
-    assert bench.claim() is None
-    (place,) = (
-        r
-        for k, r in server.rows().items()
-        if r.get("run_id") == {"S": driven.run_id} and k[0].startswith("open#")
-    )
-    head = server.rows()["run#" + driven.run_id, "head"]
-    assert place["due"] == head["due"] == head["lease_until"]
-    bench.store.release(driven.lease)
-    assert bench.claim().run.id == driven.run_id
+    bench.store.heartbeat(driven[0].lease, LEASE)
+    bench.clock.move(1)
+    taken = [looker.claim().run.id for _ in range(2)]
+    assert taken == [each.run_id for each in driven[1:]]
+    assert looker.claim() is None
 
 
-def test_clocks_that_differ_break_nothing(bench: Bench) -> None:
-    """A worker whose clock is ahead takes the run, and the other writes no more."""
-    slow = bench.drive()
-    ahead = evolve(bench.clock)
-    ahead.move(LEASE)
-    fast = Bench(lambda clock: server.store(ahead))
-    newer = fast.say(fast.drive(slow.claim.run), '"fast"')
+@define
+class Apart:
+    """A clock of another machine, which tells another time and day."""
+
+    clock: MovableClock
+    by: float
+
+    def now(self) -> datetime:
+        return self.clock.now() + timedelta(seconds=self.by)
+
+    def monotonic(self) -> float:
+        return self.clock.monotonic() + self.by
+
+
+@pytest.mark.parametrize("by", [-86_400.0, -60.0, 60.0, 86_400.0])
+def test_clocks_that_differ_break_nothing(bench: Bench, by: float) -> None:
+    """A live run is left alone, a dead one taken after a lease, each in its time."""
+    far = Bench(lambda _: server.store(Apart(bench.clock, by)))
+    alive = Driven(bench.claim(bench.run().id, run_timeout=120.0), 0)
+    assert far.claim() is None
+    bench.clock.move(LEASE - 1)
+    bench.store.heartbeat(alive.lease, LEASE)
+    bench.clock.move(1)
+    assert far.claim() is None
+    bench.clock.move(LEASE - 1)
+    assert far.claim() is None
+    bench.clock.move(1)
+    taken = far.claim(run_timeout=120.0)
+    assert taken.run.id == alive.run_id
+    # Its holder gave the last sign of life after 29 s, and it was watched for 30.
+    assert taken.seconds_left == pytest.approx(120 - (LEASE - 1) - LEASE)
     with pytest.raises(LeaseLostError):
-        bench.say(slow, '"slow"')
-    assert fast.end(newer).status == "completed"
-    page = bench.store.messages(OURS, slow.claim.run.conversation_id)
-    assert [row.body for row in page.rows] == ['"fast"']
+        bench.say(alive, '"slow"')
+    newer = far.say(Driven(taken, 0), '"fast"')
+    assert far.end(newer).status == "completed"
+
+
+def test_few_runs_are_remembered(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond a number the first ones are forgotten, and looked at once more."""
+    monkeypatch.setattr(dynamodb_watch, "_MOST", 2)
+    watch = dynamodb_watch.Watch(bench.clock)
+    table = Table(server.shared_client(), TABLE)
+    ids = [bench.drive().run_id for _ in range(3)]
+    for run_id in ids:
+        watch.saw(head(table, run_id))
+    assert [watch.is_worth_a_look(run_id) for run_id in ids] == [True, True, False]
 
 
 @pytest.mark.parametrize("number", [10**38, -(10**40)])

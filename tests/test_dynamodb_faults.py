@@ -218,10 +218,12 @@ def test_a_lease_lost_amid_a_commit_leaves_nothing(bench: Bench) -> None:
 def test_a_claim_that_is_overtaken_takes_nothing(bench: Bench) -> None:
     """Of two claims that both found a run due, the later one goes away empty."""
     orphan = bench.drive()
-    bench.clock.move(LEASE)
     won: list[Any] = []
     store = meddled(bench, lambda: won.append(bench.drive(orphan.claim.run)))
     request = ClaimRequest(driver="embedded", lease_seconds=LEASE)
+    assert store.claim(request) is None
+    assert won == []
+    bench.clock.move(LEASE)
     assert store.claim(request) is None
     assert bench.say(won[0], '"mine"').revision == 1
 

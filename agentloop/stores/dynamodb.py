@@ -9,8 +9,11 @@ consistent. DynamoDB's limits (items of 400 KB, transactions of a hundred writes
 four megabytes) bound no run: long texts are cut into pieces, and what a commit
 consists of is reachable only through its one small transaction.
 
-Instants and leases are this machine's clock's, unless the store is given another:
-see `dynamodb_claims` on why a wrong clock costs time and not truth. boto3 retries
+Instants are this machine's clock's, unless the store is given another. Leases and
+deadlines compare no clock with another machine's, however wrong it is: a worker is
+taken for dead when its run stood still for a lease by the monotonic clock of whoever
+looks (see `dynamodb_watch`), and time in which nobody looked is not taken off what a
+run may take. boto3 retries
 what was throttled or not answered as the host's client is configured; for a service
 that drives runs `Config(retries={"mode": "standard"}, connect_timeout=3,
 read_timeout=10)` fails soon enough for leases of 30 s. The store itself retries what
@@ -60,6 +63,7 @@ from agentloop.stores import dynamodb_rows as rows
 from agentloop.stores import dynamodb_schema as schemas
 from agentloop.stores.clock import MachineClock, instant
 from agentloop.stores.dynamodb_table import GoneError, HostClient, Table, pause
+from agentloop.stores.dynamodb_watch import Watch, micros
 from agentloop.stores.rules import prune_limit
 
 T = TypeVar("T")
@@ -77,7 +81,7 @@ class DynamoDBStore:
         client: the host's `boto3.client("dynamodb")`, which stays the host's; threads
             may share it.
         table: the name of a table that holds nothing else.
-        clock: what instants and leases are judged by; the machine's when None.
+        clock: what instants and spans are read from; the machine's when None.
 
     Raises:
         MissingExtraError: boto3 is not installed.
@@ -92,6 +96,7 @@ class DynamoDBStore:
         require("botocore.exceptions", "dynamodb")
         self._table = Table(client, table)
         self._clock = clock or MachineClock()
+        self._watch = Watch(self._clock)
         self._checked = False
 
     def migrate(self) -> int:
@@ -178,7 +183,7 @@ class DynamoDBStore:
 
     def claim(self, request: ClaimRequest) -> Claim | None:
         """See `Store.claim`."""
-        return self._do(lambda db: claims.claim(db, request, self._now()))
+        return self._do(lambda db: claims.claim(db, request, self._watch))
 
     def unclaimed(self, driver: str, limit: int) -> tuple[RunRef, ...]:
         """See `Store.unclaimed`."""
@@ -186,21 +191,22 @@ class DynamoDBStore:
 
     def heartbeat(self, lease: Lease, lease_seconds: float) -> bool:
         """See `Store.heartbeat`."""
-        return self._do(
-            lambda db: claims.heartbeat(db, lease, self._until(lease_seconds))
-        )
+        beat = self._beat(lease_seconds)
+        return self._do(lambda db: claims.heartbeat(db, lease, beat, self._watch))
 
     def release(self, lease: Lease) -> None:
         """See `Store.release`."""
-        self._do(lambda db: claims.release(db, lease))
+        self._do(lambda db: claims.release(db, lease, self._watch.now()))
 
     def checkpoint(
         self, lease: Lease, revision: int, change: Checkpoint, lease_seconds: float
     ) -> bool:
         """See `Store.checkpoint`."""
-        at, until = instant(self._clock.now()), self._until(lease_seconds)
-        asked = driving.Asked(revision, change, at, until)
-        return self._do(lambda db: driving.checkpoint(db, lease, asked))
+        asked = driving.Asked(revision, change, instant(self._clock.now()))
+        beat = self._beat(lease_seconds)
+        return self._do(
+            lambda db: driving.checkpoint(db, lease, asked, beat, self._watch)
+        )
 
     def finalize(self, lease: Lease, revision: int, final: Final) -> RunRow:
         """See `Store.finalize`."""
@@ -250,8 +256,8 @@ class DynamoDBStore:
     def _now(self) -> int:
         return keys.micros(self._clock.now())
 
-    def _until(self, seconds: float) -> int:
-        return keys.after(self._now(), seconds)
+    def _beat(self, lease_seconds: float) -> claims.Beat:
+        return claims.Beat(micros(lease_seconds), self._watch.now())
 
     def _do(self, work: Callable[[Table], T]) -> T:
         """Do work, anew where it met rows that were being deleted or committed."""

@@ -1,17 +1,15 @@
 """Leases in DynamoDB: claim, heartbeat and release, and what `open#` rows are for.
 
-Leases are judged by the caller's clock, since DynamoDB shows none. That is safe:
-what decides is the token, which every write is bound to. A clock that is ahead takes
-a lease too early, and whoever held it commits nothing any more; so clocks should
-agree to well within a lease, as those of NTP do.
+A lease is lost when its run stood still for as long as the lease lasts, by the clock
+of whoever looks; `dynamodb_watch` knows how that is seen. What decides is the token,
+which every write is bound to: who lost a lease commits nothing any more.
 
 Every run that has not ended has a row in its driver's `open#` partition that says
-since when it may be due. That is never later than its lease, so that whoever looks
-there misses no run; it may be earlier, as renewals leave it alone. Who finds it so
-brings it forward.
+whether it is held. A held one is looked at when it is new to this process, and again
+when its lease may be over.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 from attrs import evolve, frozen
 
@@ -35,34 +33,28 @@ from agentloop.stores.dynamodb_table import (
     Write,
     update,
 )
+from agentloop.stores.dynamodb_watch import Watch, micros
 from agentloop.stores.rules import claims_in_a_row, fence, next_token, void_token
 
 HELD = "@uid = :uid AND @token = :token AND attribute_not_exists(@completed_at)"
 
 
 @frozen
-class Renewal:
-    """Until when a lease lasts, and the writes that keep `open#` in step with it."""
+class Beat:
+    """A sign of life: how long the lease lasts from then on, and when it came."""
 
-    head: Head
-    until: int
+    lasts: int
+    at: int
 
-    @property
-    def due(self) -> int:
-        """What the run's `open#` row says then."""
-        return min(self.head.due, self.until)
-
-    def writes(self) -> tuple[Write, ...]:
-        """What must be written along; nothing as long as the lease grows."""
-        if self.due == self.head.due:
-            return ()
-        return (moved(self.head, self.due),)
+    def given(self, head: Head) -> Head:
+        """A head as it is with this beat."""
+        return evolve(head, beats=head.beats + 1, lasts=self.lasts, beat_at=self.at)
 
 
-def moved(head: Head, due: int) -> Write:
-    """Say in a run's `open#` row since when it may be due."""
+def _said(head: Head) -> Write:
+    """Say in a run's `open#` row whether the run is held."""
     there = keys.opened(head.driver, head.made)
-    return update(there, "SET @due = :due", "attribute_exists(@pk)", due=due)
+    return update(there, "SET @held = :held", "attribute_exists(@pk)", held=head.held)
 
 
 def held(table: Table, lease: Lease) -> Head:
@@ -89,119 +81,120 @@ def still_held(lease: Lease, head: Head | None) -> Head:
 # ---------------------------------------------------------------- claiming
 
 
-def claim(table: Table, request: ClaimRequest, now: int) -> Claim | None:
+def claim(table: Table, request: ClaimRequest, watch: Watch) -> Claim | None:
     """Take the lease of a due run."""
-    for run_id in _candidates(table, request, now):
-        taken = _taken(table, run_id, request, now)
+    for run_id in _candidates(table, request, watch):
+        taken = _taken(table, run_id, request, watch)
         if taken is not None:
-            return _claim(table, *taken, now)
+            return _claim(table, *taken)
     return None
 
 
-def _candidates(table: Table, request: ClaimRequest, now: int) -> Iterator[str]:
+def _candidates(table: Table, request: ClaimRequest, watch: Watch) -> Sequence[str]:
     """The runs that may be due, the oldest first."""
     if request.run_id is not None:
-        yield request.run_id
-        return
-    span = Span(
-        keys.opened_by(request.driver),
-        " ",
-        "\x7f",
-        ("run_id",),
-        where="@due <= :now",
-        values={"now": now},
-    )
-    for row in table.query(span):
-        yield row["run_id"]
+        return [request.run_id]
+    place = keys.opened_by(request.driver)
+    opened = list(table.query(Span(place, " ", "\x7f", ("run_id", "held"))))
+    held = [row["run_id"] for row in opened if row.get("held")]
+    left = _left_alone(table, held, watch)
+    return [
+        row["run_id"] for row in opened if not row.get("held") or row["run_id"] in left
+    ]
+
+
+def _left_alone(table: Table, run_ids: Sequence[str], watch: Watch) -> set[str]:
+    """Those of the held runs that were seen to stand still, or are held no more."""
+    worth = [run_id for run_id in run_ids if watch.is_worth_a_look(run_id)]
+    at = watch.now()
+    found = table.get_all(map(keys.run_head, worth))
+    heads = map(rows.head_of, found.values())
+    return {head.id for head in heads if _is_due(head, watch, at)}
+
+
+def _is_due(head: Head, watch: Watch, at: int) -> bool:
+    """Whether nobody drives a run, as far as was known when its head was read."""
+    if not head.held or head.lasts <= 0:
+        return True
+    return watch.stood(head, at) >= head.lasts
 
 
 def _taken(
-    table: Table, run_id: str, request: ClaimRequest, now: int
-) -> tuple[Head, RunRow] | None:
+    table: Table, run_id: str, request: ClaimRequest, watch: Watch
+) -> tuple[Head, RunRow, float | None] | None:
     """The run under a new lease, None when it is not due.
 
     Neither is it when it changed since it was read: whoever did that holds it, or
     held it until a moment ago.
     """
+    at = watch.now()
     found = rows.whole_run(table, run_id)
     if found is None or found[0].ended or found[0].driver != request.driver:
+        watch.forget(run_id)
         return None
     head, row = found
-    if head.lease_until > now:
-        _bring_forward(table, head)
+    if not _is_due(head, watch, at):
         return None
-    after = _claimed(head, request, now)
+    left = _left(head, request, watch.stood(head, at) if head.held else 0)
+    after = _claimed(head, request, left, at)
     try:
         table.transact(_claiming(head, after))
     except ConditionError:
         return None
-    return after, evolve(row, status="running")
+    watch.saw(after)
+    return after, evolve(row, status="running"), None if left is None else left / 1e6
 
 
-def _claimed(head: Head, request: ClaimRequest, now: int) -> Head:
-    until = keys.after(now, request.lease_seconds)
-    deadline = head.deadline
-    if deadline is None and request.run_timeout is not None:
-        deadline = keys.after(now, request.run_timeout)
+def _left(head: Head, request: ClaimRequest, stood: int) -> int | None:
+    """Microseconds that a run has left, None when there is no end to its time.
+
+    Time in which nobody looked at a dead worker's run does not count: how long that
+    was, no clock here knows.
+    """
+    if head.over_at is not None:
+        return head.over_at - head.beat_at - stood
+    return None if request.run_timeout is None else micros(request.run_timeout)
+
+
+def _claimed(head: Head, request: ClaimRequest, left: int | None, at: int) -> Head:
+    beat = Beat(micros(request.lease_seconds), at)
     return evolve(
-        head,
+        beat.given(head),
         status="running",
         token=next_token(head.token, committed=head.claimed_revision < head.revision),
-        lease_until=until,
-        due=until,
-        deadline=deadline,
+        held=True,
+        over_at=None if left is None else at + left,
         claimed_revision=head.revision,
     )
 
 
 def _claiming(head: Head, after: Head) -> list[Write]:
     change = (
-        "SET @status = :running, @token = :next, @lease_until = :until, @due = :until,"
-        " @claimed_revision = :revision"
+        "SET @status = :running, @token = :next, @held = :yes, @lasts = :lasts,"
+        " @beats = :beats, @beat_at = :at, @claimed_revision = :revision"
     )
     values: dict[str, object] = {
         "running": "running",
         "next": after.token,
-        "until": after.lease_until,
+        "yes": True,
+        "lasts": after.lasts,
+        "beats": after.beats,
+        "at": after.beat_at,
         "revision": head.revision,
         "uid": head.uid,
         "token": head.token,
-        "seen": head.lease_until,
+        "seen": head.beats,
     }
-    if after.deadline is not None:
-        change += ", @deadline = :deadline"
-        values["deadline"] = after.deadline
-    unchanged = HELD + " AND @revision = :revision AND @lease_until = :seen"
-    return [
-        update(keys.run_head(head.id), change, unchanged, **values),
-        moved(head, after.due),
-    ]
+    if after.over_at is not None:
+        change += ", @over_at = :over"
+        values["over"] = after.over_at
+    unchanged = HELD + " AND @revision = :revision AND @beats = :seen"
+    return [update(keys.run_head(head.id), change, unchanged, **values), _said(after)]
 
 
-def _bring_forward(table: Table, head: Head) -> None:
-    """Spare others the look at a run under a live lease, if nobody is in the way."""
-    if head.due == head.lease_until:
-        return
-    unchanged = HELD + " AND @lease_until = :until AND @due = :due"
-    change = update(
-        keys.run_head(head.id),
-        "SET @due = :until",
-        unchanged,
-        uid=head.uid,
-        token=head.token,
-        until=head.lease_until,
-        due=head.due,
-    )
-    try:
-        table.transact([change, moved(head, head.lease_until)])
-    except (ConditionError, StoreUnavailableError):
-        return  # it was a courtesy
-
-
-def _claim(table: Table, head: Head, row: RunRow, now: int) -> Claim:
+def _claim(table: Table, head: Head, row: RunRow, left: float | None) -> Claim:
     """What was claimed; nobody else changes it any more."""
     setup, header = details.checkpointed(table, head)
-    left = None if head.deadline is None else (head.deadline - now) / 1e6
     return Claim(
         lease=Lease(head.id, head.token),
         run=row,
@@ -219,49 +212,48 @@ def _claim(table: Table, head: Head, row: RunRow, now: int) -> Claim:
 # ---------------------------------------------------------------- keeping
 
 
-def heartbeat(table: Table, lease: Lease, until: int) -> bool:
-    """Make a lease last until an instant; returns whether cancel was requested."""
-    for _ in range(TRIES):
-        head = held(table, lease)
-        renewal = Renewal(head, until)
-        change = update(
-            keys.run_head(lease.run_id),
-            "SET @lease_until = :until, @due = :due",
-            HELD + " AND @due = :seen",
-            uid=head.uid,
-            token=lease.token,
-            until=until,
-            due=renewal.due,
-            seen=head.due,
-        )
-        try:
-            if renewal.writes():
-                table.transact([change, *renewal.writes()])
-                return head.cancel_requested
-            return bool(table.change(change).get("cancel_requested", False))
-        except ConditionError:
-            continue
-    raise StoreUnavailableError(f"run {lease.run_id} changes all the time")
+def heartbeat(table: Table, lease: Lease, beat: Beat, watch: Watch) -> bool:
+    """Make a lease last from a beat on; returns whether cancel was requested."""
+    head = held(table, lease)
+    change = update(
+        keys.run_head(lease.run_id),
+        "SET @lasts = :lasts, @beat_at = :at ADD @beats :one",
+        HELD,
+        uid=head.uid,
+        token=lease.token,
+        lasts=beat.lasts,
+        at=beat.at,
+        one=1,
+    )
+    try:
+        after = rows.head_of(table.change(change))
+    except ConditionError:
+        held(table, lease)
+        raise StoreUnavailableError(f"run {lease.run_id} changed meanwhile") from None
+    watch.saw(after)
+    return after.cancel_requested
 
 
-def release(table: Table, lease: Lease) -> None:
+def release(table: Table, lease: Lease, at: int) -> None:
     """Give a lease back; its token is void from now on."""
     for _ in range(TRIES):
         try:
             head = held(table, lease)
         except LeaseLostError:
             return
+        after = evolve(head, token=void_token(head.token), held=False)
         change = update(
             keys.run_head(lease.run_id),
-            "SET @token = :next, @lease_until = :zero, @due = :zero",
+            "SET @token = :next, @held = :no, @beat_at = :at",
             HELD,
             uid=head.uid,
             token=head.token,
-            next=void_token(head.token),
-            zero=0,
+            next=after.token,
+            no=False,
+            at=at,
         )
         try:
-            table.transact([change, moved(head, 0)])
+            table.transact([change, _said(after)])
         except ConditionError:
             continue
         return

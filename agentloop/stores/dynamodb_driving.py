@@ -19,7 +19,7 @@ from agentloop.ports.store import (
 from agentloop.stores import dynamodb_keys as keys
 from agentloop.stores import dynamodb_rows as rows
 from agentloop.stores.dynamodb_changes import Commit, looked_at
-from agentloop.stores.dynamodb_claims import HELD, Renewal, held, still_held
+from agentloop.stores.dynamodb_claims import HELD, Beat, held, still_held
 from agentloop.stores.dynamodb_rows import Head
 from agentloop.stores.dynamodb_table import (
     TRIES,
@@ -33,6 +33,7 @@ from agentloop.stores.dynamodb_table import (
     update,
 )
 from agentloop.stores.dynamodb_texts import Texts
+from agentloop.stores.dynamodb_watch import Watch
 from agentloop.stores.rules import (
     Ending,
     check_change,
@@ -50,8 +51,8 @@ _ADVANCED = (
     "turn",
     "open_results",
     "has_setup",
-    "lease_until",
-    "due",
+    "lasts",
+    "beat_at",
     "status",
     "joined",
     "completed_at",
@@ -60,25 +61,26 @@ _ADVANCED = (
 
 @frozen
 class Asked:
-    """A change that follows a revision, when it came, and until when to hold on."""
+    """A change that follows a revision, and when it came."""
 
     revision: int
     change: Checkpoint
     at: str
-    until: int
 
 
-def checkpoint(table: Table, lease: Lease, asked: Asked) -> bool:
+def checkpoint(
+    table: Table, lease: Lease, asked: Asked, beat: Beat, watch: Watch
+) -> bool:
     """Add a change to a run; returns whether cancel was requested."""
     for _ in range(TRIES):
         head = held(table, lease)
         if repeated(lease, asked.revision, head.standing()):
             return head.cancel_requested
         commit = _prepared(table, lease, head, asked)
-        renewal = Renewal(head, asked.until)
-        after = evolve(commit.after(), lease_until=asked.until, due=renewal.due)
-        writes = [_advance(head, after), commit.header(), *renewal.writes()]
+        after = beat.given(commit.after())
+        writes = [_advance(head, after), commit.header()]
         if _carried_out(commit, writes, ends=False):
+            watch.saw(after)
             return head.cancel_requested
     raise StoreUnavailableError(f"run {lease.run_id} changes all the time")
 
@@ -95,13 +97,13 @@ def _advance(head: Head, after: Head) -> Write:
     given = {name: new[name] for name in new if new[name] != getattr(head, name)}
     return update(
         keys.run_head(head.id),
-        "SET " + ", ".join(f"@{name} = :{name}" for name in given),
-        HELD + " AND @revision = :seen AND @due = :seen_due",
+        "SET " + ", ".join(f"@{name} = :{name}" for name in given) + " ADD @beats :one",
+        HELD + " AND @revision = :seen",
         **given,
         uid=head.uid,
         token=head.token,
         seen=head.revision,
-        seen_due=head.due,
+        one=1,
     )
 
 
@@ -212,7 +214,7 @@ def finalize(
     for _ in range(TRIES):
         head = rows.head(table, lease.run_id)
         if head is None or not (head.token == lease.token and head.ended):
-            asked = Asked(revision, final.last, at, 0)
+            asked = Asked(revision, final.last, at)
             head = _ended(table, still_held(lease, head), asked, final)
         if head is not None:
             return rows.run_row(table, head, rows.parts(table, lease.run_id))

@@ -57,18 +57,6 @@ def micros(moment: datetime) -> int:
     return (moment - _EPOCH) // _MICROSECOND
 
 
-def after(start: int, seconds: float) -> int:
-    """An instant that many seconds later.
-
-    Raises:
-        ValueError: the number of seconds is none.
-    """
-    try:
-        return start + round(seconds * 1e6)
-    except OverflowError as error:
-        raise ValueError(f"{seconds} seconds cannot be stored") from error
-
-
 _numbers: Final = count(micros(MachineClock().now()))
 """Begins where an earlier process had not come: those count slower than time goes."""
 

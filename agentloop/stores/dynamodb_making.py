@@ -194,7 +194,7 @@ def _run(head: rows.Head, texts: Row) -> list[Write]:
         put(keys.run_head(head.id), rows.row_of(head), _NEW),
         put((keys.run(head.id), "texts"), texts),
         put((keys.of_conversation(uid), f"run#{head.made}"), listed),
-        put(keys.opened(head.driver, head.made), {"run_id": head.id, "due": 0}),
+        put(keys.opened(head.driver, head.made), {"run_id": head.id, "held": False}),
     ]
 
 

@@ -33,8 +33,10 @@ _RUN_PARTS = ("head", "texts", "result")
 class Head:
     """The slim row of a run, with all that decides about it.
 
-    `made` is its key in `open#`; `due` is what that row says, which is never later
-    than `lease_until`. Both and `deadline` are microseconds since 1970.
+    `made` is its key in `open#`, where a row says whether the run is `held`.
+    `beats` rises whenever the holder of a lease, which `lasts` so many microseconds,
+    gives a sign of life. `beat_at` and `over_at` say when that was, and when the
+    run's time is up; both by the holder's own clock, see `dynamodb_watch`.
     """
 
     id: str
@@ -50,9 +52,11 @@ class Head:
     made: str
     status: Status = "pending"
     token: int = 0
-    lease_until: int = 0
-    due: int = 0
-    deadline: int | None = None
+    held: bool = False
+    lasts: int = 0
+    beats: int = 0
+    beat_at: int = 0
+    over_at: int | None = None
     revision: int = 0
     claimed_revision: int = 0
     iterations: int = 0
