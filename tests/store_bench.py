@@ -48,15 +48,21 @@ class MovableClock:
     """A clock that stands still until it is moved."""
 
     instant: datetime = START
+    passed: float = 1000.0
 
     def now(self) -> datetime:
         return self.instant
 
     def monotonic(self) -> float:
-        return self.instant.timestamp()
+        return self.passed
 
     def move(self, seconds: float) -> None:
         """Let time pass; a negative number sets the clock back."""
+        self.set(seconds)
+        self.passed += max(seconds, 0.0)
+
+    def set(self, seconds: float) -> None:
+        """Have the clock show another time, while none passes."""
         self.instant += timedelta(seconds=seconds)
 
 

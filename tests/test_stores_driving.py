@@ -221,6 +221,45 @@ def test_claim_brings_all_that_was_committed(bench: Bench) -> None:
     assert (claim.last_event, claim.run.iterations) == (4, 7)
 
 
+# ---------------------------------------------------------------- set clocks
+
+UNSET = pytest.mark.parametrize("kind", ["memory", "sqlite", "dynamodb"])
+"""Stores that go by clocks of ours; Postgres' are its server's."""
+
+
+@pytest.fixture
+def near(kind: str, tmp_path: Path) -> Iterator[Bench]:
+    """A bench for a store of the kind, which has been in use for a while."""
+    for bench in open_bench(kind, tmp_path):
+        assert bench.claim() is None
+        yield bench
+
+
+@UNSET
+@pytest.mark.parametrize("by", [-3600.0, 3600.0])
+def test_a_set_clock_takes_no_lease(near: Bench, by: float) -> None:
+    """Nor does it lengthen the lease of the dead, nor the time a run has left."""
+    alive, dead = (
+        Driven(near.claim(near.run().id, run_timeout=300.0), 0) for _ in range(2)
+    )
+    near.clock.set(by)
+    assert near.claim() is None
+    near.clock.move(LEASE / 3)
+    near.store.heartbeat(alive.lease, LEASE)
+    assert near.claim() is None
+    near.clock.move(LEASE / 2)
+    near.store.heartbeat(alive.lease, LEASE)
+    assert near.claim() is None
+    for _ in range(4):  # two leases more at the very most
+        near.clock.move(LEASE / 2)
+        near.store.heartbeat(alive.lease, LEASE)
+        if (taken := near.claim(run_timeout=300.0)) is not None:
+            break
+    assert taken.run.id == dead.run_id
+    assert taken.seconds_left > 100
+    assert near.claim(alive.run_id) is None
+
+
 # ---------------------------------------------------------------- deadline
 
 

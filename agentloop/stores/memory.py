@@ -51,7 +51,7 @@ class MemoryStore:
     """Calls never wait, so an async driver may make them inline."""
 
     def __init__(self, clock: Clock | None = None) -> None:
-        """Make an empty store; instants and leases come from `clock`."""
+        """Make an empty store; instants and spans are read from `clock`."""
         self._clock = clock or MachineClock()
         self._lock = Lock()
         self._conversations: dict[str, Conversation] = {}
@@ -238,7 +238,7 @@ class MemoryStore:
                 now = self._clock.now()
                 check_change(lease, change, run)
                 self._commit(run, change, now)
-                run.lease_until = now.timestamp() + lease_seconds
+                run.lease_until = self._seconds() + lease_seconds
             return run.cancel_requested
 
     def finalize(self, lease: Lease, revision: int, final: Final) -> RunRow:
@@ -329,7 +329,8 @@ class MemoryStore:
         return instant(self._clock.now())
 
     def _seconds(self) -> float:
-        return self._clock.now().timestamp()
+        """What leases go by: they die with the process, so nobody else's clock."""
+        return self._clock.monotonic()
 
     def _seen(self, reader: Reader, conversation_id: str) -> Conversation | None:
         found = self._conversations.get(conversation_id)

@@ -37,6 +37,7 @@ from agentloop.stores import sqlite_driving as driving
 from agentloop.stores import sqlite_rows as rows
 from agentloop.stores.clock import MachineClock, instant
 from agentloop.stores.rules import prune_limit
+from agentloop.stores.sqlite_leases import Judge
 from agentloop.stores.sqlite_pool import Opener, Pool, Source, Synchronous, checked_path
 from agentloop.stores.sqlite_schema import migrate
 
@@ -74,6 +75,7 @@ class SQLiteStore:
         busy_timeout: float = 10.0,
     ) -> None:
         self._clock = clock or MachineClock()
+        self._judge = Judge(self._clock)
         name, opener = _opener(path)
         self._name = name
         self._pool = Pool(Source(name, opener, synchronous, busy_timeout))
@@ -207,9 +209,14 @@ class SQLiteStore:
 
     def claim(self, request: ClaimRequest) -> Claim | None:
         """See `Store.claim`."""
-        return self._pool.write(
-            lambda db: driving.claim(db, request, self._clock.now())
-        )
+
+        def take(db: sqlite3.Connection) -> Claim | None:
+            self._judge.free_strays(db, request)
+            judged = self._judge.now(request.lease_seconds)
+            now = self._clock.now().timestamp()
+            return driving.claim(db, request, now, judged)
+
+        return self._pool.write(take)
 
     def unclaimed(self, driver: str, limit: int) -> tuple[RunRef, ...]:
         """See `Store.unclaimed`."""

@@ -81,22 +81,23 @@ def _held(db: sqlite3.Connection, lease: Lease) -> _Held:
 # ---------------------------------------------------------------- the lease
 
 
-def claim(db: sqlite3.Connection, request: ClaimRequest, now: datetime) -> Claim | None:
-    """Take the lease of a due run."""
-    seconds = now.timestamp()
-    due = _due(db, request, seconds)
+def claim(
+    db: sqlite3.Connection, request: ClaimRequest, now: float, judged: float
+) -> Claim | None:
+    """Take the lease of a run that is due by an instant near to now."""
+    due = _due(db, request, judged)
     if due is None:
         return None
     n, deadline = due
-    if deadline is None and request.run_timeout is not None:
-        deadline = seconds + request.run_timeout
+    left = request.run_timeout if deadline is None else deadline - judged
+    deadline = None if left is None else now + left
     db.execute(
         f"UPDATE runs SET token = {NEXT_TOKEN},"  # noqa: S608 - a term of our own
         " status = 'running', lease_until = ?, deadline = ?,"
         " claimed_revision = revision WHERE n = ?",
-        (seconds + request.lease_seconds, deadline, n),
+        (now + request.lease_seconds, deadline, n),
     )
-    return _claimed(db, n, None if deadline is None else deadline - seconds)
+    return _claimed(db, n, left)
 
 
 def _due(

@@ -118,28 +118,24 @@ class Chance:
 
 
 class WorldClock:
-    """The time of the simulation, which the store goes by; it only rises."""
+    """The time of the simulation, which the store goes by.
+
+    What passed only rises; what the clock shows may be set, also back.
+    """
 
     def __init__(self) -> None:
         self.passed = 0.0
+        self.set_by = 0.0
         self._shown = (0.0, _EPOCH)
-        self._stamp = (0.0, _EPOCH.timestamp())
 
     def now(self) -> datetime:
         """The present instant."""
-        passed, shown = self._shown
-        if passed != self.passed:
-            shown = _EPOCH + timedelta(seconds=self.passed)
-            self._shown = (self.passed, shown)
+        at, shown = self._shown
+        if at != self.passed + self.set_by:
+            at = self.passed + self.set_by
+            shown = _EPOCH + timedelta(seconds=at)
+            self._shown = (at, shown)
         return shown
-
-    def stamp(self) -> float:
-        """The present instant as a number, the very one that its `datetime` gives."""
-        passed, stamp = self._stamp
-        if passed != self.passed:
-            stamp = self.now().timestamp()
-            self._stamp = (self.passed, stamp)
-        return stamp
 
     def monotonic(self) -> float:
         """Seconds since the simulation began."""
@@ -147,17 +143,27 @@ class WorldClock:
 
 
 class SkewedClock:
-    """A worker's own clock: off by some seconds, or frozen for a while."""
+    """A worker's own clock: too fast or too slow, or frozen for a while."""
 
     def __init__(self, world: WorldClock) -> None:
-        self.skew = 0.0
         self.frozen: float | None = None
         self._world = world
+        self._rate = 1.0
+        self._since = (0.0, 0.0)  # what passed, and what this clock showed then
 
     def now(self) -> datetime:
-        """What this worker takes for the present instant; may jump back."""
-        return self._world.now() + timedelta(seconds=self.skew)
+        """The present instant, which no worker asks its own clock for."""
+        return self._world.now()
 
     def monotonic(self) -> float:
         """Seconds that this worker measured; they stand still while frozen."""
-        return self._world.passed if self.frozen is None else self.frozen
+        if self.frozen is not None:
+            return self.frozen
+        passed, shown = self._since
+        return shown + (self._world.passed - passed) * self._rate
+
+    def go_at(self, rate: float) -> None:
+        """Measure so many seconds for each that passes, from now on."""
+        self.frozen = None
+        self._since = self._world.passed, self.monotonic()
+        self._rate = rate

@@ -40,7 +40,7 @@ LIMIT = 6000
 """Steps after which a simulation that has not ended never will."""
 
 _IDLE = frozenset({"look", "asking", "watching", "waiting"})
-_CLOCK_FAULTS = ("jump", "skew", "frozen")
+_CLOCK_FAULTS = ("jump", "set", "skew", "frozen")
 _LEAPS = (15.0, 15.0, LEASE - 1, LEASE + 1, LEASE + 1, 3600.0, 31_536_000.0)
 
 
@@ -185,7 +185,7 @@ class Simulation:
     def _calm(self) -> None:
         self.chance.calm_down()
         for part in self.parts:
-            part.clock.frozen = None
+            part.clock.go_at(1.0)
 
     def _time(self) -> None:
         """Time passes; now and then by leaps, and not for everybody."""
@@ -197,11 +197,13 @@ class Simulation:
         part = chance.pick(self.parts)
         if kind == "jump":
             clock.passed += chance.pick(_LEAPS)
+        elif kind == "set":
+            clock.set_by += chance.pick((-31_536_000.0, -3600.0, -LEASE, 3600.0))
         elif kind == "skew":
-            part.clock.skew = chance.pick((-3600.0, -LEASE, LEASE, 3600.0))
+            part.clock.go_at(chance.pick((0.5, 0.9, 1.1, 4.0)))
         else:
             thawed = part.clock.frozen is not None
-            part.clock.frozen = None if thawed else clock.passed
+            part.clock.frozen = None if thawed else part.clock.monotonic()
 
     def _others(self) -> None:
         """Let time pass and others go on while a driver waits."""

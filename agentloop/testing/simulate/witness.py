@@ -69,7 +69,7 @@ class Witness:
 
     @property
     def _now(self) -> float:
-        return self._clock.stamp()
+        return self._clock.passed
 
     def saw(self, name: str, args: tuple[Any, ...], answer: Any) -> None:
         """Judge what the real store answered to a call."""
