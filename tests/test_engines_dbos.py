@@ -2,6 +2,7 @@
 
 import base64
 import pickle
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,10 +11,13 @@ import pytest
 from attrs import define
 from dbos import DBOS
 
-from agentloop import AgentLoop
+from agentloop import AgentLoop, Run
 from agentloop.core.catalog import RequestError
 from agentloop.engines.dbos import DbosDatabase, DbosEngine, DbosWorker
+from agentloop.engines.dbos_watch import BEAT, Watch, executor_of
 from agentloop.ports import EngineUnavailableError, RunRef
+from agentloop.runtime.system import RandomIds
+from agentloop.stores.postgres import PostgresStore
 from agentloop.testing.engines import (
     CHECKS,
     PARITY,
@@ -24,7 +28,7 @@ from agentloop.testing.engines import (
     parity,
 )
 from agentloop.testing.engines.left import SCOPE
-from agentloop.testing.engines.stage import reference
+from agentloop.testing.engines.stage import Line, reference
 from agentloop.testing.engines.waiting import until
 from agentloop.testing.scripted import ScriptedBackend
 from tests.dbos_place import fresh_database
@@ -169,6 +173,34 @@ def test_a_start_that_nobody_repeats_is_found(engine: Engine) -> None:
     """A run whose start was lost gets its workflow from a worker that looks."""
     stage = engine.stage
     stage.staff(0)
+    run = _lost(stage)
+    assert engine.status(run.id) is None
+    stage.staff(1)
+    assert stage.ended(run).final_text == "hello é 😀"
+
+
+def test_the_lost_starts_of_other_places_are_left_alone(engine: Engine) -> None:
+    """A worker of another queue may lack the tools and the model of a run."""
+    stage = engine.stage
+    stage.staff(0)
+    theirs = Line(DbosEngine(DbosDatabase(engine.address, name="elsewhere")), cut=True)
+    with (
+        PostgresStore(engine.address) as store,
+        AgentLoop(ScriptedBackend(), store, engine=theirs) as other,
+    ):
+        where = other.create_conversation(defaults={"model": "m"}, scope=SCOPE).id
+        with pytest.raises(RequestError, match="same client_op_id"):
+            other.start_run(where, "go", scope=SCOPE)
+        (left,) = other.list_runs(where, scope=SCOPE)
+    ours = _lost(stage)
+    stage.staff(1)
+    assert stage.ended(ours).status == "completed"
+    assert stage.loop.get_run(left.id, scope=SCOPE).status == "pending"
+    assert engine.status(left.id) is None
+
+
+def _lost(stage: Stage) -> Run:
+    """A run whose start never reached the engine."""
     where = stage.converse("answer")
     stage.line.cut = True
     try:
@@ -177,26 +209,104 @@ def test_a_start_that_nobody_repeats_is_found(engine: Engine) -> None:
     finally:
         stage.line.cut = False
     (run,) = stage.loop.list_runs(where, scope=SCOPE)
-    assert engine.status(run.id) is None
-    stage.staff(1)
-    assert stage.ended(run).final_text == "hello é 😀"
+    return run
 
 
-def test_a_run_of_an_older_version_is_begun_anew(engine: Engine) -> None:
-    """What a worker of an older release left is taken over, and repeats nothing."""
+def test_a_worker_that_looks_around_changes_nothing_of_runs(engine: Engine) -> None:
+    """What waits for a worker with time stays `pending`, so that repeats heal it."""
+    stage = engine.stage
+    stage.staff(0)
+    database = DbosDatabase(engine.address, silence=3.0)
+    run = stage.start("answer")
+    with PostgresStore(engine.address) as store:
+        watch = Watch(database, "1-nobody", store, set)
+        watch.start()
+        try:
+            watch._alone(watch._adopt)
+        finally:
+            watch.stop()
+    assert stage.loop.get_run(run.id, scope=SCOPE).status == "pending"
+    assert engine.status(run.id) == "ENQUEUED"
+
+
+# ---------------------------------------------------------------- versions
+
+
+OLDER = "agentloop-0"
+
+
+def _as_of(engine: Engine, version: str, run: Run) -> None:
+    """Have a run's workflow be one that another version left."""
+    statement = (
+        "UPDATE dbos.workflow_status SET application_version = %s"
+        " WHERE workflow_uuid = %s"
+    )
+    engine.rows(statement, version, run.id)
+
+
+@pytest.mark.parametrize("leave", ["kill", "dismiss"])
+def test_a_run_of_an_older_version_is_begun_anew(engine: Engine, leave: str) -> None:
+    """What a worker of an older release left, dead or cleanly, goes on as it would."""
     stage = engine.stage
     stage.staff(1)
     run = stage.start("waits")
     until(lambda: stage.tried(run) == 1, "it waits")
-    stage.crew.kill(stage.crew.alive[0])
-    engine.rows(
-        "UPDATE dbos.workflow_status SET application_version = 'agentloop-0'"
-        " WHERE workflow_uuid = %s",
-        run.id,
-    )
+    getattr(stage.crew, leave)(stage.crew.alive[0])
+    _as_of(engine, OLDER, run)
     stage.staff(1)
     assert stage.ended(run).status == "completed"
     assert stage.left(run) == reference("waits")
+
+
+def test_workers_of_an_older_version_keep_their_queue(engine: Engine) -> None:
+    """What waits for them is taken only when the last one is gone."""
+    stage = engine.stage
+    stage.staff(0)
+    run = stage.start("answer")
+    _as_of(engine, OLDER, run)
+    database = DbosDatabase(engine.address)
+    name = executor_of(database, RandomIds()).replace("1", "0", 1)
+    there = {"application_name": f"agentloop {name}"}
+    stage.staff(1)
+    with psycopg.connect(engine.address, autocommit=True, **there) as older:
+        began = time.monotonic()
+        while time.monotonic() < began + 3 * BEAT:
+            older.execute("SELECT 1")  # it is heard of
+            time.sleep(0.1)
+        assert engine.status(run.id) == "ENQUEUED"
+    assert stage.ended(run).status == "completed"
+
+
+def test_runs_are_driven_after_a_return_to_an_older_version(engine: Engine) -> None:
+    """A newer version that was there once keeps nobody from new runs."""
+    stage = engine.stage
+    engine.rows(
+        "INSERT INTO dbos.application_versions"
+        " (version_id, version_name, application_name)"
+        " VALUES ('newer', 'agentloop-99', 'agentloop')"
+    )
+    try:
+        stage.staff(1)
+        assert stage.ended(stage.start("answer")).status == "completed"
+    finally:
+        engine.rows("DELETE FROM dbos.application_versions WHERE version_id = 'newer'")
+
+
+def test_a_run_that_a_newer_version_began_waits_for_it(engine: Engine) -> None:
+    """Nobody else can read what its workflow holds, and no other run waits for it."""
+    stage = engine.stage
+    stage.staff(0)
+    run = stage.start("answer")
+    _as_of(engine, "agentloop-99", run)
+    stage.staff(1)
+    assert stage.ended(stage.start("answer")).status == "completed"
+    time.sleep(2 * BEAT)
+    assert engine.status(run.id) == "ENQUEUED"
+    _as_of(engine, "agentloop-1", run)
+    assert stage.ended(run).status == "completed"
+
+
+# ---------------------------------------------------------------- giving back
 
 
 def test_a_workflow_that_was_cancelled_in_dbos_is_begun_again(engine: Engine) -> None:
@@ -274,6 +384,9 @@ def test_another_database_is_refused() -> None:
     """DBOS knows SQLite as well, where workers could not see each other."""
     with pytest.raises(ValueError, match="postgresql://"):
         DbosDatabase("sqlite:///runs.db")
+    for name in ("ab", "a" * 257, "Agents", "a b", "", "agents\n"):
+        with pytest.raises(ValueError, match="3 to 256 lowercase letters"):
+            DbosDatabase(NOBODY, name=name)
     for spans in ({"poll": 0.0}, {"silence": -1.0}):
         with pytest.raises(ValueError, match="above 0 seconds"):
             DbosDatabase(NOBODY, **spans)
@@ -291,6 +404,8 @@ def test_a_process_has_one_worker(engine: Engine) -> None:
             pass
         with DbosWorker(loop, database, grace=1.0) as worker:
             assert worker.executor
+        with pytest.raises(RuntimeError, match="has left; make a new one"), worker:
+            pass
 
 
 def test_a_worker_needs_dbos_for_itself(engine: Engine) -> None:

@@ -10,6 +10,7 @@ import pytest
 from attrs import evolve
 from temporalio.api.common.v1 import Payload
 from temporalio.converter import PayloadCodec
+from temporalio.service import RPCError
 
 from agentloop import AsyncAgentLoop, Run
 from agentloop.core.catalog import RequestError
@@ -72,7 +73,8 @@ def test_a_start_that_comes_twice_is_one_workflow() -> None:
 
 def test_a_server_that_is_away_is_told_within_the_time_given() -> None:
     """The caller hears that the run was not started; its key starts it later."""
-    away = TemporalServer(dead_address(), timeout=0.5)
+    right = server_here()
+    away = evolve(right, address=dead_address(), timeout=0.5)
     key = str(uuid.uuid4())
     with World(ScriptedBackend(says("ok")), away) as world:
         id_ = world.converse()
@@ -83,7 +85,7 @@ def test_a_server_that_is_away_is_told_within_the_time_given() -> None:
             world.engine.cancel(RunRef(key, 1))
         found = world.loop.list_runs(id_, scope=ME)[0]
         assert found.status == "pending"
-        world.server = server_here()
+        world.server = right
         with TemporalEngine(world.server) as engine, world.worker():
             engine.start(RunRef(found.id, ME.company_id))
             assert world.ended(found).final_text == "ok"
@@ -334,12 +336,34 @@ def test_a_cancel_ends_a_run_whose_workflow_was_terminated(begun: bool) -> None:
 
 def test_a_start_that_was_lost_is_found_by_a_worker() -> None:
     """The row was stored and Temporal never heard of it; nobody has to ask again."""
-    away = TemporalServer(dead_address(), timeout=0.2)
+    right = server_here()
+    away = evolve(right, address=dead_address(), timeout=0.2)
     with World(ScriptedBackend(says("ok")), away) as world:
-        id_ = world.converse()
-        with pytest.raises(RequestError):
-            world.loop.start_run(id_, "go", scope=ME)
-        run = world.loop.list_runs(id_, scope=ME)[0]
-        world.server = server_here()
+        run = lost(world)
+        world.server = right
         with world.worker(sweep=0.1):
             assert world.ended(run).final_text == "ok"
+
+
+def lost(world: World) -> Run:
+    """A run whose start never reached Temporal."""
+    id_ = world.converse()
+    with pytest.raises(RequestError):
+        world.loop.start_run(id_, "go", scope=ME)
+    return world.loop.list_runs(id_, scope=ME)[0]
+
+
+def test_the_lost_starts_of_other_places_are_left_alone() -> None:
+    """A worker of another queue may lack the tools and the model of a run."""
+    elsewhere = evolve(server_here(), address=dead_address(), timeout=0.2)
+    with World(ScriptedBackend(says("ok")), elsewhere) as world:
+        theirs = lost(world)
+        right = evolve(elsewhere, address=running().address)
+        ours = evolve(right, task_queue="another")
+        near = World(ScriptedBackend(says("ok")), ours, world.store)
+        with near, near.worker(sweep=0.1):
+            assert near.ended(near.start()).final_text == "ok"
+            Gate().opened.wait(0.5)  # several looks
+        assert world.loop.get_run(theirs.id, scope=ME).status == "pending"
+        with pytest.raises(RPCError, match="not found"):
+            evolve(world.ask(theirs), server=right).query()

@@ -29,7 +29,7 @@ from agentloop.core.phases import (
 )
 from agentloop.core.routing import ServerRoute
 from agentloop.core.run import Usage
-from agentloop.engines.temporal_client import NAME, TemporalServer
+from agentloop.engines.temporal_client import TemporalServer
 from agentloop.engines.temporal_texts import (
     FOREVER,
     MAX_PAYLOAD,
@@ -43,7 +43,7 @@ from agentloop.engines.temporal_texts import (
     place_from,
     place_text,
 )
-from agentloop.engines.temporal_worker import Hands, pace_of
+from agentloop.engines.temporal_worker import Hands, LostStarts, pace_of
 from agentloop.engines.temporal_workflow import GONE, GRACE, activity_for, time_for
 from agentloop.ports import (
     ClaimRequest,
@@ -51,11 +51,13 @@ from agentloop.ports import (
     StoreUnavailableError,
 )
 from agentloop.stores.memory import MemoryStore
-from agentloop.testing.scripted import ScriptedBackend, says
+from agentloop.testing.scripted import ScriptedBackend, says, throttles
 from agentloop.wire import WireError
 from agentloop.wire.standing import Standing, standing_text
 
 RUN = RunRef("run", 7)
+NAME = TemporalServer().driver
+ME = Scope(7, 1)
 TEXTS = TextPayloads()
 
 
@@ -216,6 +218,46 @@ def test_a_server_that_cannot_be_is_refused(choices: Any, told: str) -> None:
         TemporalServer(**choices)
 
 
+# ---------------------------------------------------------------- lost starts
+
+
+def test_a_run_that_nobody_begins_is_started_when_it_is_seen_again() -> None:
+    """Who looks takes no lease, and leaves what is under way or another's alone."""
+    store, engine = MemoryStore(), Noted()
+    with AgentLoop(
+        ScriptedBackend(forever=throttles(60.0)), store, engine=engine
+    ) as it:
+        where = it.create_conversation(defaults={"model": "m"}, scope=ME).id
+        new, begun = (it.start_run(where, "go", scope=ME) for _ in range(2))
+        rounds = it.rounds(NAME)
+        waits = rounds.begin(RunRef(begun.id, ME.company_id))
+        rounds.go_on(RunRef(begun.id, ME.company_id), waits)
+        sweep = LostStarts(store, NAME)
+        assert sweep.look() == []
+        newer = it.start_run(where, "go", scope=ME)
+        assert [run.run_id for run in sweep.look()] == [new.id]
+        assert [run.run_id for run in sweep.look()] == [new.id, newer.id]
+        assert LostStarts(store, TemporalServer(task_queue="other").driver).look() == []
+        assert it.get_run(new.id, scope=ME).status == "pending"
+
+
+def test_a_lost_start_is_found_behind_any_number_of_runs_that_wait() -> None:
+    """Runs that were begun are not looked at, so they hide nothing."""
+    store, engine = MemoryStore(), Noted()
+    with AgentLoop(ScriptedBackend(), store, engine=engine) as loop:
+        where = loop.create_conversation(defaults={"model": "m"}, scope=ME).id
+        for _ in range(1100):
+            begun = loop.start_run(where, "go", scope=ME).id
+            asked = ClaimRequest(driver=NAME, lease_seconds=1.0, run_id=begun)
+            claim = store.claim(asked)
+            assert claim is not None
+            store.release(claim.lease)
+        run = loop.start_run(where, "go", scope=ME)
+        sweep = LostStarts(store, NAME)
+        sweep.look()
+        assert sweep.look() == [RunRef(run.id, ME.company_id)]
+
+
 # ---------------------------------------------------------------- rounds
 
 
@@ -260,10 +302,9 @@ def engine() -> Noted:
 def store(engine: Noted) -> Stubborn:
     """A store with one run of Temporal's."""
     made = MemoryStore()
-    me = Scope(7, 1)
     with AgentLoop(ScriptedBackend(), made, engine=engine) as loop:
-        where = loop.create_conversation(defaults={"model": "m"}, scope=me)
-        loop.start_run(where.id, "go", scope=me)
+        where = loop.create_conversation(defaults={"model": "m"}, scope=ME)
+        loop.start_run(where.id, "go", scope=ME)
     return Stubborn(made)
 
 

@@ -25,6 +25,11 @@ what waited goes on within a second or two, and what was under way when the loop
 Cancel a run by the loop that started it, not by DBOS: a workflow that somebody
 cancelled there is begun again, because its run is not over.
 
+Schema and name are part of what a run's row names as its driver, so workers of
+several queues, each with tools and models of its own, may share one store. A release
+that stores states in a new form drives what an older one left, as soon as no worker
+of the older one is there; what it has begun itself waits for it when it is taken back.
+
 Needs the extra `dbos`. DBOS has one instance in a process: a worker cannot share it
 with an application that uses DBOS for itself. No rule of a run may be in here.
 """

@@ -3,6 +3,7 @@
 Nothing here drives a run.
 """
 
+import re
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -17,11 +18,11 @@ from agentloop.runtime import checks
 from agentloop.wire.converter import SCHEMA_VERSION
 
 T = TypeVar("T")
-NAME: Final = "dbos"
-"""What the rows of these runs name as their driver."""
 WORKFLOW: Final = "agentloop.run"
 WAKE: Final = "wake"
 """The topic of the message that ends a pause."""
+_NAME: Final = re.compile("[a-z0-9_-]{3,256}")
+"""What DBOS takes as the name of an application."""
 _CONNECT: Final = 5
 """Seconds that a connection may take when the address does not say."""
 
@@ -34,7 +35,9 @@ class DbosDatabase:
         url: `postgresql://user:password@host/database`; that of the store does well.
         schema: of the tables of DBOS, which are not the store's.
         name: what joins those who start runs and those who drive them: the name of
-            the application and of its queue. Letters, digits, dashes.
+            the application and of its queue. 3 to 256 lowercase letters, digits,
+            dashes and underscores. Schema and name are the place that a run belongs
+            to for good: no worker of another place drives it.
         poll: seconds between two looks of a worker for runs that were started.
         silence: seconds without a sign of life after which a worker is taken for
             dead; one whose process has ended is dead at once.
@@ -55,6 +58,16 @@ class DbosDatabase:
                 f"url must begin with postgresql://, not {scheme!r:.40}; workers find "
                 "each other by what Postgres knows of them"
             )
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(
+                "the name of a queue on DBOS has 3 to 256 lowercase letters, digits, "
+                f"dashes and underscores, unlike {self.name!r:.80}"
+            )
+
+    @property
+    def driver(self) -> str:
+        """What the rows of these runs name as their driver: DBOS, and where on it."""
+        return f"dbos:{self.schema}/{self.name}"
 
     @property
     def address(self) -> str:
@@ -80,12 +93,18 @@ class DbosDatabase:
         )
 
     def enqueue(self, client: DBOSClient, run: RunRef) -> None:
-        """Have a run driven; of one that has a workflow already, nothing."""
+        """Have a run driven; of one that has a workflow already, nothing.
+
+        It names this release's version. One without a version would be left to the
+        workers of whichever version was seen first last: after a return to an older
+        release, to nobody.
+        """
         client.enqueue(
             {
                 "workflow_name": WORKFLOW,
                 "queue_name": self.name,
                 "workflow_id": run.run_id,
+                "app_version": self.version,
             },
             run.run_id,
             run.company_id,
@@ -101,12 +120,15 @@ class DbosEngine:
         database: where the workers look.
     """
 
-    name = NAME
-
     def __init__(self, database: DbosDatabase) -> None:
         self._database = database
         self._client: DBOSClient | None = None
         self._lock = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        """What the rows of its runs name as their driver."""
+        return self._database.driver
 
     def migrate(self) -> None:
         """Make the tables of DBOS, or bring them to the installed release's form.

@@ -2,29 +2,26 @@
 
 A worker is present as long as a connection of its own, named after it, is heard of in
 Postgres: it ends with the process, and falls silent with a process that hangs. What
-vanishes from there is dead, and its workflows are handed to the queue again. Now and
-then a watch also looks for runs without a workflow: their start was lost between the
-row and DBOS. Whoever is wrongly taken for dead does no harm: the store's leases keep
-two workers off one run, and DBOS lets one of them record.
+vanishes from there is dead, and its workflows are handed to the queue again. What
+waits there for workers of an older version begins anew once none of them is left;
+what a newer version began is left to workers of that version, for nobody else can
+read it. Now and then a watch also looks for runs without a workflow: their start was
+lost between the row and DBOS. Whoever is wrongly taken for dead does no harm: the
+store's leases keep two workers off one run, and DBOS lets one of them record.
 """
 
+import hashlib
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Final
 
 from attrs import define, field
 from dbos import DBOSClient, WorkflowStatus
 
-from agentloop.engines.dbos_client import NAME, WORKFLOW, DbosDatabase
-from agentloop.ports import (
-    Claim,
-    ClaimRequest,
-    EngineUnavailableError,
-    RunRef,
-    Store,
-    require,
-)
+from agentloop.engines.dbos_client import WORKFLOW, DbosDatabase
+from agentloop.ports import EngineUnavailableError, Ids, Store, require
+from agentloop.wire.converter import SCHEMA_VERSION
 
 log = logging.getLogger("agentloop")
 BEAT: Final = 1.0
@@ -34,14 +31,23 @@ ADOPT: Final = 60
 _RETURN: Final = 3
 """Beats that others are given to come back when Postgres was away."""
 _MOST: Final = 1000
-"""How many runs are held at once, to find those without a workflow."""
-_HOLD: Final = 5.0
+"""How many runs are looked at in one look for those without a workflow."""
 _PREFIX: Final = "agentloop "
-_WORKING: Final = ("ENQUEUED", "DELAYED", "PENDING")
+_BROKEN: Final = ["CANCELLED", "ERROR", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
+"""How a workflow may end whose run has not: by an operator's hand, or by mistake."""
 _PRESENT: Final = (
     "SELECT substr(application_name, %s) FROM pg_stat_activity"
     " WHERE datname = current_database() AND starts_with(application_name, %s)"
     " AND clock_timestamp() - state_change < make_interval(secs => %s)"
+)
+_UNDER_WAY: Final = (
+    'SELECT DISTINCT {column} FROM "{schema}".workflow_status'
+    " WHERE status = 'PENDING' AND name = %s AND {which}"
+)
+_QUEUED: Final = (
+    'SELECT workflow_uuid, application_version FROM "{schema}".workflow_status'
+    " WHERE status = 'ENQUEUED' AND queue_name = %s AND name = %s"
+    " AND application_version IS DISTINCT FROM %s"
 )
 _KEEPALIVES: Final = {
     # So that Postgres notices within seconds that a machine is gone.
@@ -49,6 +55,19 @@ _KEEPALIVES: Final = {
     " -c tcp_keepalives_count=2",
     "keepalives_idle": 5,
 }
+
+
+def executor_of(database: DbosDatabase, ids: Ids) -> str:
+    """A name for a worker that tells its version and its place, and is nobody else's.
+
+    Short, because Postgres cuts the name of a connection at 63 bytes.
+    """
+    return f"{SCHEMA_VERSION}{_crew(database)}{ids.new()}"
+
+
+def _crew(database: DbosDatabase) -> str:
+    """What stands behind the version in the names of a place's workers."""
+    return f"-{hashlib.sha256(database.driver.encode()).hexdigest()[:8]}-"
 
 
 @define
@@ -118,11 +137,10 @@ class Watch:
         if beat < 0:
             return  # the others may be on their way back as well
         self._take_over(present)
+        self._inherit(present)
         self._pick_up()
         if beat % ADOPT == 0:
-            with self._db.transaction():
-                if self._leads():
-                    self._adopt()
+            self._alone(self._adopt)
 
     def _disconnect(self) -> None:
         if self._db is not None:
@@ -141,13 +159,13 @@ class Watch:
         values = [len(_PREFIX) + 1, _PREFIX, self.database.silence]
         return {name for (name,) in self._db.execute(_PRESENT, values)}
 
-    def _leads(self) -> bool:
-        """Whether nobody else looks at the same moment; until the transaction ends."""
+    def _alone(self, work: Callable[[], None]) -> None:
+        """Do something that nobody else must do at the same moment, or leave it."""
         key = f"agentloop {self.database.schema} {self.database.name}"
-        row = self._db.execute(
-            "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))", [key]
-        )
-        return bool(row.fetchone()[0])
+        ask = "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))"
+        with self._db.transaction():
+            if self._db.execute(ask, [key]).fetchone()[0]:
+                work()
 
     # ------------------------------------------------------------ taking over
 
@@ -155,9 +173,7 @@ class Watch:
         """Have others drive what the dead have left."""
         dead = self._under_way() - present - {self.executor}
         if dead:
-            with self._db.transaction():
-                if self._leads():
-                    self._hand_over(sorted(dead))
+            self._alone(lambda: self._hand_over(sorted(dead)))
 
     def _under_way(self) -> set[str]:
         """The workers that DBOS believes to be at work."""
@@ -175,12 +191,8 @@ class Watch:
             self._client.resume_workflow(run_id, queue_name=self.database.name)
 
     def _pending(self, column: str, which: str, *values: object) -> set[str]:
-        table = f'"{self.database.schema}".workflow_status'
-        found = self._db.execute(
-            f"SELECT DISTINCT {column} FROM {table}"  # noqa: S608 - names of our own
-            f" WHERE status = 'PENDING' AND name = %s AND {which}",
-            [WORKFLOW, *values],
-        )
+        names = {"schema": self.database.schema, "column": column, "which": which}
+        found = self._db.execute(_UNDER_WAY.format(**names), [WORKFLOW, *values])
         return {value for (value,) in found}
 
     def _hand_over(self, executors: list[str]) -> None:
@@ -192,26 +204,56 @@ class Watch:
             log.info("took over %d runs of %s", len(found), ", ".join(executors))
 
     def _again(self, workflow: WorkflowStatus) -> None:
-        """Let a workflow go on; one of an older version begins anew.
-
-        Its steps are forgotten then, but nothing that they did: the store has it.
-        """
+        """Let a workflow go on; one of an older version begins anew."""
         version, id_ = workflow.app_version, workflow.workflow_id
         if version in {None, self.database.version}:
             self._client.resume_workflow(id_, queue_name=self.database.name)
-        elif _number(version) < _number(self.database.version):
-            self._anew(workflow)
+        elif _number(version) < SCHEMA_VERSION:
+            self._anew(id_)
 
-    def _anew(self, workflow: WorkflowStatus) -> None:
-        given = workflow.input["args"] if workflow.input else ()
-        if len(given) == 2:
-            self._client.delete_workflow(workflow.workflow_id)
-            self.database.enqueue(self._client, RunRef(*given))
+    def _inherit(self, present: set[str]) -> None:
+        """Have what waits for workers of older versions begin anew when none is left.
+
+        As long as one is there its queue is its own: those of the new version may be
+        few yet, or be taken back.
+        """
+        crew = _crew(self.database)
+        there = {int(name.partition(crew)[0]) for name in present if crew in name}
+        waiting = self._db.execute(
+            _QUEUED.format(schema=self.database.schema),
+            [self.database.name, WORKFLOW, self.database.version],
+        )
+        left = [
+            id_
+            for id_, version in waiting.fetchall()
+            if _number(version) < SCHEMA_VERSION and _number(version) not in there
+        ]
+        if left:
+            self._alone(lambda: self._all_anew(left))
+
+    def _all_anew(self, workflow_ids: list[str]) -> None:
+        for workflow_id in workflow_ids:
+            self._anew(workflow_id)
+        log.info("took over %d runs of an older version", len(workflow_ids))
+
+    def _anew(self, workflow_id: str) -> None:
+        """Begin a workflow anew, in this version.
+
+        Its steps are forgotten, but nothing that they did: the store has it. Whoever
+        dies between the two calls leaves a cancelled workflow, which is found.
+        """
+        self._client.cancel_workflow(workflow_id)
+        self._client.rewind_workflow(
+            workflow_id,
+            application_version=self.database.version,
+            queue_name=self.database.name,
+        )
 
     def _workflows(self, **which: Any) -> list[WorkflowStatus]:
         return self._client.list_workflows(
             name=WORKFLOW,
             application_name=self.database.name,
+            load_input=False,
             load_output=False,
             **which,
         )
@@ -219,32 +261,17 @@ class Watch:
     # ------------------------------------------------------------ lost starts
 
     def _adopt(self) -> None:
-        """Start a workflow for every run that is due and has none.
-
-        Runs that wait or stand between two commands are due as well; whoever comes to
-        drive them in this moment tries again a moment later.
-        """
-        claims = list(self._due())
-        try:
-            runs = {claim.run.id: claim.run.company_id for claim in claims}
-            known = self._workflows(workflow_ids=list(runs)) if runs else []
-        finally:
-            for claim in claims:
-                self.store.release(claim.lease)
-        working = {w.workflow_id for w in known if w.status in _WORKING}
-        for workflow in known:
-            if workflow.workflow_id not in working:
-                self._client.delete_workflow(workflow.workflow_id)
-        for run_id in runs.keys() - working:
-            log.info("run %s had no workflow; it has one now", run_id)
-            self.database.enqueue(self._client, RunRef(run_id, runs[run_id]))
-
-    def _due(self) -> Iterable[Claim]:
-        request = ClaimRequest(driver=NAME, lease_seconds=_HOLD)
-        for _ in range(_MOST):
-            if (claim := self.store.claim(request)) is None:
-                return
-            yield claim
+        """Give every run that has not ended a workflow that has not ended."""
+        for workflow in self._workflows(status=_BROKEN):
+            self._anew(workflow.workflow_id)
+        new = self.store.unclaimed(self.database.driver, _MOST)
+        ids = [run.run_id for run in new]
+        found = self._workflows(workflow_ids=ids) if ids else []
+        known = {workflow.workflow_id for workflow in found}
+        for run in new:
+            if run.run_id not in known:
+                log.info("run %s had no workflow; it has one now", run.run_id)
+                self.database.enqueue(self._client, run)
 
 
 def _number(version: str | None) -> int:

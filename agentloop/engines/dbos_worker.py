@@ -18,8 +18,8 @@ from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, error
 
 from agentloop.core.machine import next_command
 from agentloop.core.phases import CallTools, Discover, Finish, Infer
-from agentloop.engines.dbos_client import NAME, WAKE, WORKFLOW, DbosDatabase
-from agentloop.engines.dbos_watch import Watch
+from agentloop.engines.dbos_client import WAKE, WORKFLOW, DbosDatabase
+from agentloop.engines.dbos_watch import Watch, executor_of
 from agentloop.ports import LeaseLostError, RunRef, StoreUnavailableError
 from agentloop.runtime import checks
 from agentloop.runtime.face import AgentLoop
@@ -159,6 +159,8 @@ class DbosWorker:
         with DbosWorker(loop, database):
             ...
 
+    It is entered once; for a second time make a new one.
+
     Entering makes the tables of DBOS where they are missing. Leaving begins no more
     commands, waits for those under way, and gives every run to the other workers.
 
@@ -171,7 +173,8 @@ class DbosWorker:
         grace: seconds that leaving waits for commands under way.
 
     Raises:
-        RuntimeError: on entering, this process has another worker or uses DBOS.
+        RuntimeError: on entering, this process has another worker or uses DBOS, or
+            this one has left before.
         EngineUnavailableError: on entering, Postgres cannot be reached.
     """
 
@@ -188,10 +191,10 @@ class DbosWorker:
         self._database = database
         self._runs = runs
         self._grace = grace
-        self._hands = Hands(loop.rounds(NAME))
+        self._hands = Hands(loop.rounds(database.driver))
         store = self._hands.rounds.runner.resources.store
         held = self._hands.held.copy
-        self._watch = Watch(database, RandomIds().new(), store, held)
+        self._watch = Watch(database, executor_of(database, RandomIds()), store, held)
 
     @property
     def executor(self) -> str:
@@ -201,6 +204,8 @@ class DbosWorker:
     def __enter__(self) -> "DbosWorker":
         if _Process.hands is not None:
             raise RuntimeError("this process has a DbosWorker already; use that one")
+        if self._hands.stopped.is_set():
+            raise RuntimeError("this DbosWorker has left; make a new one")
         if not _Process.registered:
             DBOS.workflow(name=WORKFLOW, max_recovery_attempts=None)(_run)
             _Process.registered = True

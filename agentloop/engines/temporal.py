@@ -20,6 +20,10 @@ run can be claimed when the loop's `lease` has run out. So give the loop of a wo
 lease of a few seconds; what is right for a store alone is too long here. A run that
 is under way learns of a cancel within a third of it.
 
+Namespace and task queue are part of what a run's row names as its driver, so workers
+of several queues, each with tools and models of its own, may share one store. Two
+clusters that share one need task queues of different names.
+
 Cancel a run by a loop that was given the engine, not by Temporal: the store knows
 nothing of a workflow that was cancelled or terminated there. Its run is ended by the
 loop's `cancel_run` all the same, and one that had not begun by a repeat of its start.

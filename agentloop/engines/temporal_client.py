@@ -35,8 +35,6 @@ from agentloop.ports import EngineUnavailableError, RunRef
 from agentloop.runtime import checks
 
 T = TypeVar("T")
-NAME: Final = "temporal"
-"""What the rows of Temporal's runs name as their driver."""
 _TASK: Final = timedelta(seconds=3)
 """How long a worker may think about what comes next, which takes milliseconds."""
 SETTLE: Final = 0.1
@@ -54,6 +52,8 @@ class TemporalServer:
         address: host and port of the front end.
         namespace: of the workflows; it has to exist.
         task_queue: what joins those who start runs and those who drive them.
+            Namespace and task queue are the place that a run belongs to for good: no
+            worker of another place drives it.
         timeout: seconds that Temporal may take to answer.
         silence: seconds after which a worker that says nothing counts as dead, and
             its command is given to another.
@@ -102,6 +102,11 @@ class TemporalServer:
             },
             **choices,
         )
+
+    @property
+    def driver(self) -> str:
+        """What the rows of its runs name as their driver: Temporal, and where on it."""
+        return f"temporal:{self.namespace}/{self.task_queue}"
 
     def unavailable(self, error: BaseException) -> EngineUnavailableError:
         """The error that says what is wrong with it."""
@@ -243,7 +248,7 @@ class TemporalEngine:
     @property
     def name(self) -> str:
         """What the rows of its runs name as their driver."""
-        return NAME
+        return self.server.driver
 
     def start(self, run: RunRef) -> None:
         """Have a run driven. Of a run that was started already nothing changes.

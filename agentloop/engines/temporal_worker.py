@@ -14,14 +14,13 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Final
 
-from attrs import frozen
+from attrs import define, field, frozen
 from temporalio import activity
 from temporalio.client import Client
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from temporalio.worker import Worker
 
 from agentloop.engines.temporal_client import (
-    NAME,
     SETTLE,
     TemporalServer,
     connect,
@@ -36,8 +35,6 @@ from agentloop.engines.temporal_texts import (
 )
 from agentloop.engines.temporal_workflow import GONE, RunWorkflow
 from agentloop.ports import (
-    Claim,
-    ClaimRequest,
     EngineUnavailableError,
     LeaseLostError,
     RunRef,
@@ -54,9 +51,8 @@ log = logging.getLogger("agentloop")
 STICKY: Final = timedelta(seconds=1)
 """How long a run waits for the worker that remembers it before any other takes it."""
 _LATER: Final = timedelta(milliseconds=250)
-_HOLD: Final = 2.0
 _MOST: Final = 1000
-"""How many runs are held for a moment, to find those that nobody began."""
+"""How many runs are looked at in one look for lost starts."""
 
 
 def pace_of(options: Options) -> Pace:
@@ -147,22 +143,23 @@ def _gone(error: LookupError) -> ApplicationError:
     return ApplicationError(str(error), type=GONE, non_retryable=True)
 
 
-def unbegun(store: Store) -> list[RunRef]:
-    """The runs that no workflow has begun: the start of some was lost on the way.
+@define
+class LostStarts:
+    """Runs of a place that no workflow has begun, of which some have none.
 
-    Runs that wait or stand between two commands are due as well, and held until all
-    were seen; a workflow that comes for one meanwhile tries again a moment later.
+    Whoever is seen only once has just been started. Most of the others wait for a
+    worker that has time for them; started once more, they stay as they are.
     """
-    request = ClaimRequest(driver=NAME, lease_seconds=_HOLD)
-    held: list[Claim] = []
-    try:
-        while len(held) < _MOST and (claim := store.claim(request)) is not None:
-            held.append(claim)
-    finally:
-        for claim in held:
-            store.release(claim.lease)
-    new = [claim.run for claim in held if claim.header is None]
-    return [RunRef(run.id, run.company_id) for run in new]
+
+    store: Store
+    driver: str
+    _seen: set[RunRef] = field(factory=set, init=False)
+
+    def look(self) -> list[RunRef]:
+        """The runs that are seen for the second time or more, the oldest first."""
+        found = self.store.unclaimed(self.driver, _MOST)
+        before, self._seen = self._seen, set(found)
+        return [run for run in found if run in before]
 
 
 class TemporalWorker:
@@ -178,7 +175,8 @@ class TemporalWorker:
         concurrency: how many commands are performed at once.
         drain: seconds that stopping may take; what is not done then is done again
             by another worker when the lease has run out.
-        sweep: seconds between two looks for runs whose start was lost.
+        sweep: seconds between two looks for runs whose start was lost; such a run
+            is started once two of them have seen it.
 
     Raises:
         TypeError, ValueError: a number that cannot be.
@@ -198,7 +196,7 @@ class TemporalWorker:
         checks.span("sweep", sweep)
         self._server = server or TemporalServer()
         self._pace = pace_of(loop.watch.options)
-        self._rounds = loop.rounds(NAME)
+        self._rounds = loop.rounds(self._server.driver)
         self._concurrency = concurrency
         self._drain = timedelta(seconds=drain)
         self._sweep = sweep
@@ -281,10 +279,11 @@ class TemporalWorker:
     async def _sweep_for_ever(self, client: Client) -> None:
         """Start what was never started; a start that comes twice is one."""
         store = self._rounds.runner.resources.store
+        lost = LostStarts(store, self._server.driver)
         while True:
             await asyncio.sleep(self._sweep)
             try:
-                for run in await asyncio.to_thread(unbegun, store):
+                for run in await asyncio.to_thread(lost.look):
                     await start(client, self._server, run)
             except (StoreUnavailableError, EngineUnavailableError) as error:
                 log.warning("the sweep for lost starts comes again: %s", error)
