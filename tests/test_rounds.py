@@ -1,6 +1,7 @@
 """Rounds: one command at a time, as an engine performs a run, under every blow."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from attrs import define, field
 from agentloop import AgentLoop, Run, Scope, tool
 from agentloop.core.catalog import RequestError
 from agentloop.core.machine import next_command
-from agentloop.core.phases import Command, Finish
+from agentloop.core.phases import CallingTools, Command, Finish
 from agentloop.ports import (
     ClaimRequest,
     EngineUnavailableError,
@@ -172,6 +173,41 @@ def test_a_round_holds_no_content() -> None:
         ]
     assert "canary" not in "".join(texts)
     assert max(map(len, texts)) < 2000
+
+
+def many(count: int) -> World:
+    """A world whose model asks for so many calls in one turn."""
+    asked = [("shop-look", {"q": str(n)}) for n in range(count)]
+    return World(ScriptedBackend(calls(*asked), says("ok")))
+
+
+def test_a_turn_of_many_calls_has_a_small_standing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every place in it is told from every other, and none is performed twice."""
+    monkeypatch.setattr("agentloop.runtime.rounds.BRIEF", -1.0)  # a window a round
+    world = many(400)
+    with world.loop() as loop:
+        loop.start_run(converse(loop), "go", scope=ME)
+        seen = [place for _, place in play(loop, world.engine.started[0])]
+    calling = [place for place in seen if isinstance(place.state.phase, CallingTools)]
+    assert len(calling) > 5
+    assert max(len(standing_text(place)) for place in calling) < 300
+    assert len({standing_text(place) for place in calling}) == len(calling)
+    for before, after in pairwise(calling):
+        assert before.same_place(standing_from(standing_text(before)))
+        assert not before.same_place(after)
+    assert sorted(world.ran) == sorted(f"look {n}" for n in range(400))
+
+
+def test_a_round_takes_in_as_much_of_a_long_turn_as_a_moment_allows() -> None:
+    """One round for every window would cost the square of the number of calls."""
+    world = many(200)
+    with world.loop() as loop:
+        loop.start_run(converse(loop), "go", scope=ME)
+        run, kinds = ended(loop, world.engine.started[0])
+    assert (run.status, len(world.ran)) == ("completed", 200)
+    assert kinds.count("CallTools") < 200 // 8
 
 
 def test_a_retry_is_waited_for_by_the_engine() -> None:

@@ -82,6 +82,7 @@ PHASES = [
     (Discovering(1), "discover", 5.0),
     (calling(1), "call_tools", 7.0),
     (calling(9), "call_tools", 63.0),
+    (calling(5000), "call_tools", 35000.0),
     (Finished(RequiresAction(())), None, None),
 ]
 
@@ -100,6 +101,7 @@ def test_orders_come_back_as_they_were(phase: Phase) -> None:
     assert (found.place.standing.wait, found.place.pace) == (1.5, pace)
     assert evolve(found, place=None) == evolve(order, place=None)
     assert order_text(found) == order_text(order)
+    assert len(order_text(order)) < 1000
     assert order_from(order_text(Order(RUN, 10, 2.5))) == Order(RUN, 10, 2.5)
 
 

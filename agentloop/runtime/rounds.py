@@ -24,15 +24,20 @@ not know any engine.
 """
 
 from concurrent.futures import Executor
+from typing import Final
 
 from attrs import frozen
 
-from agentloop.ports import Claim, Reader, RunRef, RunRow
+from agentloop.core.phases import CallingTools
+from agentloop.ports import Claim, Clock, Reader, RunRef, RunRow
 from agentloop.runtime.desk import Desk
 from agentloop.runtime.drive import drive_round
 from agentloop.runtime.mailbox import Mailbox
 from agentloop.runtime.runner import Runner
 from agentloop.wire.standing import Standing, ended
+
+BRIEF: Final = 1.0
+"""Seconds after which a round begins no more calls of a turn."""
 
 
 class RunBusyError(Exception):
@@ -42,19 +47,38 @@ class RunBusyError(Exception):
 class _Round:
     """One round at a desk: leaves the standing behind when the run goes on."""
 
-    def __init__(self, seen: Standing | None) -> None:
+    def __init__(self, seen: Standing | None, clock: Clock) -> None:
         self._seen = seen
+        self._clock = clock
         self.standing: Standing | None = None
 
     def __call__(self, desk: Desk, mailbox: Mailbox, pool: Executor) -> RunRow | None:
         here = Standing(state=desk.state)
         if self._seen is not None and self._seen.same_place(here):
-            drive_round(desk, mailbox, pool)
+            self._perform(desk, mailbox, pool)
         if desk.finished:
             return desk.finish()
         desk.suspend()
         self.standing = Standing(state=desk.state, wait=desk.pause())
         return None
+
+    def _perform(self, desk: Desk, mailbox: Mailbox, pool: Executor) -> None:
+        """Perform what is due; of a long turn as many calls as a moment takes.
+
+        Each round begins with reading the turn anew, so that one round for every
+        window would cost the square of the number of calls.
+        """
+        began, turn = self._clock.monotonic(), _calls(desk)
+        drive_round(desk, mailbox, pool)
+        while turn and _calls(desk) and not mailbox.stopped:
+            if desk.pause() > 0 or self._clock.monotonic() - began > BRIEF:
+                return
+            drive_round(desk, mailbox, pool)
+
+
+def _calls(desk: Desk) -> bool:
+    """Whether calls of a turn are due."""
+    return isinstance(desk.state.phase, CallingTools)
 
 
 @frozen
@@ -88,7 +112,7 @@ class Rounds:
         claim = self.runner.claim(run.run_id)
         if claim is None:
             return self._unclaimed(run)
-        return self._drive(claim, _Round(seen))
+        return self._drive(claim, _Round(seen, self.runner.clock))
 
     def _drive(self, claim: Claim, way: _Round) -> Standing:
         row = self.runner.run(claim, way)

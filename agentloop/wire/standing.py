@@ -3,10 +3,13 @@
 A standing is a state of the machine without content: no texts, no arguments, no
 results, so it stays small whatever the run holds, and what an engine records of a
 run is never what a model or a tool said. `next_command` gives the right kind of
-command for it; whoever performs that command reads the content from the store.
+command for it; whoever performs that command reads the content from the store. The
+calls of a turn are listed as long as they are few; of more than that there are their
+number and a digest, which tells one place in the turn from every other as well.
 """
 
-from typing import Any, assert_never
+from hashlib import sha256
+from typing import Any, Final, assert_never
 
 from attrs import frozen
 
@@ -30,9 +33,11 @@ from agentloop.core.phases import (
 from agentloop.core.routing import ServerRoute
 from agentloop.core.run import Status, Usage
 from agentloop.wire.checkpoint import unversioned, versioned
-from agentloop.wire.text import WireError
+from agentloop.wire.text import WireError, dump
 
 _NOTHING_SPENT = Usage()
+_LISTED: Final = 32
+"""How many calls of one turn are listed; a model rarely asks for more."""
 
 
 @frozen(kw_only=True)
@@ -43,22 +48,25 @@ class Standing:
         state: the machine's state; `next_command` tells what is to be done.
         wait: seconds that should pass before that command.
         status: the terminal status once the end is stored.
+        digest: of the calls, when it was read from a text that does not list them;
+            those of the state are stand-ins then.
     """
 
     state: LoopState
     wait: float = 0.0
     status: Status | None = None
+    digest: str = ""
 
     def same_place(self, other: "Standing") -> bool:
         """Whether both wait for the same attempt of the same command."""
-        return _place(self.state) == _place(other.state)
+        return _place(self) == _place(other)
 
 
 def standing_text(standing: Standing) -> str:
     """A standing as text, marked with the schema version."""
     return versioned(
         {
-            **_place(standing.state),
+            **_place(standing),
             "wait": standing.wait,
             "status": standing.status,
         }
@@ -73,7 +81,12 @@ def standing_from(text: str) -> Standing:
     """
     value = unversioned(text)
     try:
-        return Standing(state=_state(value), wait=value["wait"], status=value["status"])
+        return Standing(
+            state=_state(value),
+            wait=value["wait"],
+            status=value["status"],
+            digest=value["phase"].get("digest", ""),
+        )
     except (KeyError, TypeError, ValueError, IndexError) as error:
         if isinstance(error, WireError):
             raise
@@ -97,31 +110,45 @@ def _outcome(status: str) -> Outcome:
             return Failed("", "")
 
 
-def _place(state: LoopState) -> dict[str, Any]:
+def _place(standing: Standing) -> dict[str, Any]:
+    state = standing.state
     return {
         "iteration": state.iterations,
         "parallel": state.plan.parallel,
         "servers": list(state.plan.servers),
-        "phase": _phase(state.phase),
+        "phase": _phase(state.phase, standing.digest),
     }
 
 
-def _phase(phase: Phase) -> dict[str, Any]:
+def _phase(phase: Phase, digest: str) -> dict[str, Any]:
     match phase:
         case Inferring(attempt):
             return {"kind": "inferring", "attempt": attempt}
         case Discovering(attempt):
             return {"kind": "discovering", "attempt": attempt}
-        case CallingTools(calls, results, barred=barred):
-            each = [
-                [call.key, call.use.name, call.attempt, result is not None]
-                for call, result in zip(calls, results, strict=True)
-            ]
-            return {"kind": "calling", "calls": each, "barred": barred}
+        case CallingTools():
+            return {"kind": "calling", **_turn(phase, digest), "barred": phase.barred}
         case Finished(outcome):
             return {"kind": "finished", "status": _status(outcome)}
         case _:
             assert_never(phase)
+
+
+def _turn(phase: CallingTools, digest: str) -> dict[str, Any]:
+    """Which calls there are and how far each of them is."""
+    calls, results = phase.calls, phase.results
+    if len(calls) <= _LISTED:
+        return {"calls": _each(phase)}
+    answered = sum(result is not None for result in results)
+    told = digest or sha256(dump(_each(phase)).encode()).hexdigest()
+    return {"many": len(calls), "answered": answered, "digest": told}
+
+
+def _each(phase: CallingTools) -> list[list[Any]]:
+    return [
+        [call.key, call.use.name, call.attempt, result is not None]
+        for call, result in zip(phase.calls, phase.results, strict=True)
+    ]
 
 
 def _status(outcome: Outcome) -> Status:
@@ -150,6 +177,11 @@ def _phase_from(value: dict[str, Any]) -> Phase:
             return Inferring(value["attempt"])
         case "discovering":
             return Discovering(value["attempt"])
+        case "calling" if "many" in value:
+            done = value["answered"]
+            open_ = value["many"] - done
+            calls = [["", "", 1, True]] * done + [["", "", 1, False]] * open_
+            return _calling(calls, value["barred"])
         case "calling":
             return _calling(value["calls"], value["barred"])
         case "finished":
