@@ -240,6 +240,88 @@ def test_a_passing_fault_costs_nothing_but_attempts(
         assert len(others) == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [("status-503", 1), ("reset-at-once", 1), ("forgets-always", 2), ("nobody", 5)],
+)
+def test_a_host_may_repeat_only_what_was_never_delivered(
+    hostile: HostileServer, face: str, name: str, asked: int
+) -> None:
+    """A call that the server may have acted on is made once, and ends the run."""
+    path, resolved = own(name), count(1)
+    nowhere = f"https://{name}.example.com/mcp"
+
+    def resolve(host: str, port: int) -> Sequence[str]:
+        if host == "127.0.0.1":
+            return [host]
+        next(resolved)
+        raise OSError("no such name")
+
+    doors = directory(retry="undelivered", resolve=resolve)
+    with world(ASKS, face=face, mcp=doors) as served:
+        url = nowhere if name == "nobody" else hostile.url(path)
+        conversation = served.conversation(mcp_servers=[declared(url)])
+        failed_as(served.run(conversation), "McpServerError")
+    if name == "nobody":
+        assert next(resolved) == asked + 1
+    else:
+        # In a session that was forgotten a call is not looked at, so it is repeated.
+        attempts = 5 if name == "forgets-always" else 1
+        assert len(hostile.seen(path, "tools/call")) == asked * attempts
+
+
+def test_a_catalog_that_changes_under_a_run_changes_nothing_in_it(
+    hostile: HostileServer, face: str
+) -> None:
+    """What the model was told first holds to the run's end; the next run asks anew."""
+    path, told = own("list-rug"), count(1)
+
+    def change(server: HostileServer, reply: Any) -> None:
+        schema = {"type": "object"}
+        text = f"Text {next(told)}."
+        tools = [{"name": "t", "description": text, "inputSchema": schema}]
+        reply.result({"tools": tools})
+
+    hostile.scripts[path] = change
+    script = [ASKS, ASKS, says("done"), says("again")]
+    with world(*script, face=face, mcp=directory()) as served:
+        server = {"alias": "bad", "url": hostile.url(path)}
+        conversation = served.conversation(mcp_servers=[server])
+        assert served.run(conversation)["status"] == "completed"
+        assert len(hostile.seen(path, "tools/list")) == 1
+        version = served.version(conversation)
+        served.run(conversation, expected_version=version)
+        seen = [[spec.description for spec in s.specs] for s in served.backend.seen]
+    assert seen == [["Text 1."]] * 3 + [["Text 2."]]
+
+
+INJECTED = {
+    "a look-alike alias": ("b\u0430d-t", "AgentLoopMalformedToolName"),
+    "a look-alike tool": ("bad-\uff54", "UnknownTool"),
+    "an invisible letter": ("bad-t\u200b", "UnknownTool"),
+    "another case": ("BAD-t", "AgentLoopUnknownToolAlias"),
+    "a dunder": ("bad-__class__", "UnknownTool"),
+    "a bare dunder": ("__class__", "AgentLoopMalformedToolName"),
+    "a path": ("bad-../t", "UnknownTool"),
+    "a format": ("bad-{0.__init__}", "UnknownTool"),
+    "another dash": ("bad-t-t", "UnknownTool"),
+    "a megabyte": ("bad-" + "t" * 1_000_000, "UnknownTool"),
+    "a megabyte of alias": ("b" * 1_000_000 + "-t", "AgentLoopMalformedToolName"),
+}
+
+
+@pytest.mark.parametrize("case", INJECTED)
+def test_a_name_that_a_model_makes_up_calls_nothing(
+    hostile: HostileServer, face: str, case: str
+) -> None:
+    """A name is looked up exactly as it is, and nothing is reached by another."""
+    path, (name, type_) = own("honest"), INJECTED[case]
+    with world(calls((name, {})), face=face, mcp=directory()) as served:
+        conversation = served.conversation(mcp_servers=[declared(hostile.url(path))])
+        failed_as(served.run(conversation), type_)
+    assert hostile.seen(path, "tools/call") == []
+
+
 def test_a_tool_that_says_no_is_heard_by_the_model(real: RealServer, face: str) -> None:
     """A result with `isError` fails no run: it is stored as one and goes back."""
     asks = calls(("real-fails", {}))

@@ -406,7 +406,8 @@ def test_a_missing_key_is_named(name, path):
         ("$.model", None, "must be a string, not None"),
         ("$.model", 5, "must be a string, not 5"),
         ("$.max_iterations", True, "must be an integer, not True"),
-        ("$.max_iterations", 3.0, "must be an integer, not 3.0"),
+        ("$.max_iterations", 3.5, "must be an integer, not 3.5"),
+        ("$.max_tokens", 1e300, "must be an integer, not 1e+300"),
         ("$.max_iterations", "3", "must be an integer, not '3'"),
         ("$.max_iterations", None, "must be an integer, not None"),
         ("$.max_tokens", None, "must be an integer, not None"),
@@ -436,6 +437,13 @@ def test_a_field_of_a_config_says_what_it_must_be(path, wrong, problem):
         return
     error = refused(body, Config)
     assert (error.path, error.problem) == (path, problem)
+
+
+def test_a_number_without_a_fraction_is_an_integer():
+    """As JSON Schema has it, and with it the document that describes the surface."""
+    read = load({"model": "m", "max_tokens": 100.0, "max_iterations": 3.0}, Config)
+    assert (read.max_tokens, read.max_iterations) == (100, 3)
+    assert (type(read.max_tokens), type(read.max_iterations)) == (int, int)
 
 
 @pytest.mark.parametrize(

@@ -408,6 +408,7 @@ FailureKind: TypeAlias = Literal[
     "tool_validation",
     "mcp_protocol",
     "mcp_server",
+    "mcp_delivered",
     "mcp_timeout",
     "discovery_refused",
     "discovery_unavailable",
@@ -450,6 +451,7 @@ FAILURES: Mapping[FailureKind, FailureRule] = MappingProxyType(
         "tool_validation": FailureRule("ToolValidation"),
         "mcp_protocol": FailureRule("McpProtocol"),
         "mcp_server": FailureRule("McpServerError", retried=True),
+        "mcp_delivered": FailureRule("McpServerError"),
         "mcp_timeout": FailureRule("McpTimeout"),
         "discovery_refused": FailureRule("AgentLoopMcpDiscoveryFailed"),
         "discovery_unavailable": FailureRule(

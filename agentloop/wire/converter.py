@@ -234,8 +234,17 @@ def is_uuid(text: str) -> bool:
     return _UUID.fullmatch(text) is not None
 
 
+def _whole(value: Any) -> Any:
+    """A number without a fraction as JSON Schema sees it: 1.0 is an integer."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    return value
+
+
 def _strictly(kind: type, name: str) -> Callable[[Any, Any], Any]:
     def structure(value: Any, _: Any) -> Any:
+        if kind is int:
+            value = _whole(value)
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
             raise WireError("$", f"must be {name}, not {_shown(value)}")
         return value

@@ -2,8 +2,12 @@
 
 `address` judges addresses, `envelope` judges answers, `answers` and `listing` map
 them; `pinned`, `http` and `stdio` move bytes; `link` holds a session of the
-official SDK; `server` is the port over all of it. Needs the extra `mcp`, imported
-when a server is first connected.
+official SDK; `server` is the port over all of it; `errands` are threads for what
+blocks. Needs the extra `mcp`, imported when a server is first connected.
+
+Calls are made at least once: what a server's fault ended is tried again, and may have
+been processed. The same effect key goes along with each attempt, under `EFFECT_KEY` in
+`_meta`; with `McpOptions(retry="undelivered")` only what was never sent is sent again.
 """
 
 from agentloop.tools.mcp.directory import McpDirectory, StdioServer

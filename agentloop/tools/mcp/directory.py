@@ -77,6 +77,7 @@ class McpDirectory:
             alias=server.alias,
             connect=connect,
             timeout=self._options.timeout,
+            retry=self._options.retry,
             catalog=None if server.tools is None else tuple(map(Offer, server.tools)),
             recall=lambda: self._recall(key),
             remember=lambda listing: self._remember(key, listing),

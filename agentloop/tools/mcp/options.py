@@ -5,7 +5,7 @@ import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from attrs import field, frozen
 
@@ -54,6 +54,11 @@ class McpOptions:
         resolve: how a name becomes addresses; each one is checked, then connected.
         connect_timeout: seconds for one connection, TLS included.
         timeout: seconds for a call that brings no timeout of its own.
+        retry: which calls that a server's fault ended are made again, up to the
+            loop's attempts: `always`, so that a call may be processed more than once
+            (a server tells attempts apart by the key `EFFECT_KEY` in `_meta`), or
+            only those that were `undelivered`: never sent, or sent in a session that
+            the server had forgotten.
         limits: caps on one answer, its whole event stream included.
         cache_ttl: seconds for which a discovered catalog is kept for other runs;
             None asks in every run.
@@ -67,6 +72,7 @@ class McpOptions:
     resolve: Resolver = system_resolver
     connect_timeout: float = 10.0
     timeout: float = 60.0
+    retry: Literal["always", "undelivered"] = "always"
     limits: Limits = _LIMITS
     cache_ttl: float | None = None
     monotonic: Callable[[], float] = time.monotonic

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from attrs import evolve, field, frozen
 
@@ -50,6 +50,7 @@ class Remote:
     alias: str
     connect: "Callable[[], Link]"
     timeout: float
+    retry: Literal["always", "undelivered"] = "always"
     catalog: tuple[Offer, ...] | None = None
     recall: Callable[[], Listing | None] = field(default=lambda: None)
     remember: Callable[[Listing], None] = field(default=lambda _: None)
@@ -168,7 +169,10 @@ class RemoteTools:
 
     async def _call(self, call: ToolCall) -> ToolAnswer | Failure:
         seconds = self._remote.timeout if call.timeout is None else call.timeout
-        return await self._within(seconds, lambda: self._call_tool(call))
+        found = await self._within(seconds, lambda: self._call_tool(call))
+        if isinstance(found, Failure) and self._remote.retry == "undelivered":
+            return _final_when_delivered(found)
+        return found
 
     async def _call_tool(self, call: ToolCall) -> ToolAnswer:
         try:
@@ -235,6 +239,13 @@ class RemoteTools:
             *(asyncio.wrap_future(keeper) for keeper in tuple(self._keepers)),
             return_exceptions=True,
         )
+
+
+def _final_when_delivered(failure: Failure) -> Failure:
+    """The failure as one that is not tried again, if the server may have acted."""
+    if failure.kind != "mcp_server" or failure.code in {UNDELIVERED, SESSION_LOST}:
+        return failure
+    return evolve(failure, kind="mcp_delivered")
 
 
 def _as_discovery(found: tuple[Offer, ...] | Failure) -> tuple[Offer, ...] | Failure:
