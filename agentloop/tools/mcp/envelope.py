@@ -3,7 +3,8 @@
 The tables that turn a broken or refusing answer into a `Failure` live here and
 nowhere else (contract 8.2, McpProtocol and McpServerError). Pure: bytes and
 values in, values out; no SDK, no socket. Nothing a server wrote reaches a failure
-but the message of a JSON-RPC error, shortened and scrubbed of our own secrets.
+but the message of a JSON-RPC error, shortened; messages are scrubbed of our own
+secrets before they are judged.
 """
 
 import re
@@ -58,10 +59,6 @@ class Caller:
     alias: str
     method: str
     tool: str | None = None
-    secrets: tuple[str, ...] = ()
-
-    def __repr__(self) -> str:
-        return f"Caller({self.alias!r}, {self.method!r})"
 
 
 # ---------------------------------------------------------------- envelopes
@@ -122,7 +119,7 @@ def reply_of(message: Message, expected_id: object, caller: Caller) -> JsonObjec
 def _rpc_failure(error: object, caller: Caller) -> Failure:
     match error:
         case {"code": int() as code, "message": str() as said} if code is not True:
-            problem = " ".join(scrub(said, caller.secrets)[:_SHOWN].split())
+            problem = " ".join(said[:_SHOWN].split())
         case _:
             return protocol_fault(
                 f"the error of '{caller.alias}' needs a code and a message"

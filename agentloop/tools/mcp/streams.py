@@ -82,11 +82,7 @@ def foreign_message(message: Message, alias: str) -> SessionMessage:
         raise protocol_fault(f"'{alias}' sent a message that is broken") from None
 
 
-def caller_of(
-    alias: str, request: JSONRPCRequest, secrets: tuple[str, ...] = ()
-) -> Caller:
+def caller_of(alias: str, request: JSONRPCRequest) -> Caller:
     """Whom a request goes to, for the words of a failure."""
     name = (request.params or {}).get("name")
-    return Caller(
-        alias, request.method, name if isinstance(name, str) else None, secrets
-    )
+    return Caller(alias, request.method, name if isinstance(name, str) else None)
