@@ -28,7 +28,7 @@ from agentloop.testing.fake_bedrock import FakeBedrock, calls, says
 from agentloop.testing.fake_snowflake import FakeSnowflake, Rows, forbids, over_budget
 from agentloop.testing.fake_snowflake import fails as cortex_fails
 from agentloop.testing.fake_snowflake import says as cortex_says
-from agentloop.testing.fake_snowflake.connections import OPTIONS
+from agentloop.testing.fake_snowflake.connections import loopback_options
 from agentloop.wire.checkpoint import is_idle
 
 CONFIG = {
@@ -500,13 +500,7 @@ def snowflake(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeSnowf
     """A loopback account, with the connector's options for it in a file."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with FakeSnowflake() as account:
-        options = {
-            **OPTIONS,
-            "port": account.port,
-            "session_parameters": {"CLIENT_TELEMETRY_ENABLED": False},
-            "enable_server_session_keep_alive_auto_detection": False,
-        }
-        desk.write("snowflake.json", options)
+        desk.write("snowflake.json", loopback_options(account.port))
         yield account
 
 

@@ -2,7 +2,7 @@
 
 The connector has two lines that cannot stand side by side: 4.x in Python, 5.x around
 a core in Rust. This builds an environment with the line that is not installed here,
-out of what the project itself declares, and runs there every module that meets the
+out of what the project itself declares, and runs there every test that meets the
 connector. It is kept in pytest's cache, so only the first run pays for it;
 `--cache-clear` throws it away. Where it cannot be built, the tests fail and say why.
 """
@@ -23,16 +23,22 @@ from xml.etree import ElementTree
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = (
-    "test_cortex_backend",
-    "test_cortex_calls",
-    "test_cortex_rest",
-    "test_cortex_runs",
-    "test_cortex_sql",
-    "test_parity",
-    "test_fake_snowflake",
-)
-TOOLS = ("pytest>", "pytest-asyncio", "pytest-timeout", "hypothesis")
+MODULES = {
+    "test_cortex_backend": "",
+    "test_cortex_calls": "",
+    "test_cortex_rest": "",
+    "test_cortex_runs": "",
+    "test_cortex_serve": "",
+    "test_cortex_sql": "",
+    "test_parity": "",
+    "test_fake_snowflake": "",
+    "test_fake_snowflake_rest": "connector or for_ever",
+    "test_cli": "cortex or data_planes or role_and_region or told_nothing or login "
+    "or another_type",
+}
+"""Every module that meets the connector, and which of its tests do; all, if none."""
+
+TOOLS = ("pytest>", "pytest-asyncio", "pytest-timeout", "hypothesis", "httpx>")
 HERE = int(version("snowflake-connector-python").partition(".")[0])
 THERE, PIN = (4, "<5") if HERE >= 5 else (5, ">=5")
 
@@ -42,7 +48,7 @@ def requirements() -> list[str]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     found = list(project["dependencies"])
-    for extra in ("tools", "bedrock", "cortex"):
+    for extra in ("tools", "bedrock", "cortex", "http", "cli"):
         found += [name for name in extras[extra] if not name.startswith("agentloop")]
     found += [name for name in extras["dev"] if name.startswith(TOOLS)]
     return [*found, f"snowflake-connector-python{PIN}"]
@@ -119,6 +125,7 @@ def test_on_the_other_line(
         [
             *(str(other_python), "-m", "pytest", f"tests/{module}.py"),
             *("-q", "-p", "no:cacheprovider", f"--junitxml={report}"),
+            *("-k", MODULES[module]),
         ],
         cwd=ROOT,
         env={**environment, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},

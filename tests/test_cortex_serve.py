@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from agentloop.testing.fake_snowflake import FakeSnowflake, says
-from agentloop.testing.fake_snowflake.connections import OPTIONS
+from agentloop.testing.fake_snowflake.connections import loopback_options
 
 HEADERS = {"Authorization": "Bearer secret"}
 REST = "0b8a3c5e-5a39-4d0a-9a60-2f8c0d0f3a11"
@@ -27,13 +27,8 @@ UNKNOWN = "11111111-1111-4111-8111-111111111111"
 def snowflake(tmp_path: Path) -> Iterator[FakeSnowflake]:
     """An account on loopback, and a file with the options that lead there."""
     with FakeSnowflake(default=says("from cortex")) as account:
-        options = {
-            **OPTIONS,
-            "port": account.port,
-            "session_parameters": {"CLIENT_TELEMETRY_ENABLED": False},
-            "enable_server_session_keep_alive_auto_detection": False,
-        }
-        (tmp_path / "snowflake.json").write_text(json.dumps(options))
+        options = json.dumps(loopback_options(account.port))
+        (tmp_path / "snowflake.json").write_text(options)
         yield account
 
 

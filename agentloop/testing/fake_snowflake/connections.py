@@ -6,6 +6,7 @@ ship few types, hence the `Any`.
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any
 
 OPTIONS = {
@@ -18,6 +19,22 @@ OPTIONS = {
     # 4.x would ask the cloud's metadata service otherwise.
     "platform_detection_timeout_seconds": 0.0,
 }
+
+
+def loopback_options(port: int) -> dict[str, Any]:
+    """What the installed line of the connector needs to reach the fake at `port`.
+
+    It is JSON, for programs that read the connector's options from a file.
+    """
+    options: dict[str, Any] = {
+        **OPTIONS,
+        "port": port,
+        "session_parameters": {"CLIENT_TELEMETRY_ENABLED": False},
+    }
+    if int(version("snowflake-connector-python").partition(".")[0]) >= 5:
+        # 5.x warns about a coming default otherwise.
+        options["enable_server_session_keep_alive_auto_detection"] = False
+    return options
 
 
 def snowflake_connection(port: int, /, **options: object) -> Any:
@@ -34,12 +51,4 @@ def snowflake_connection(port: int, /, **options: object) -> Any:
             "FakeSnowflake.connect() needs snowflake-connector-python; "
             "pip install 'agentloop[cortex]'"
         ) from error
-    given: dict[str, Any] = {
-        **OPTIONS,
-        "port": port,
-        "session_parameters": {"CLIENT_TELEMETRY_ENABLED": False},
-    }
-    if int(snowflake.connector.__version__.split(".")[0]) >= 5:
-        # 5.x warns about a coming default otherwise.
-        given["enable_server_session_keep_alive_auto_detection"] = False
-    return snowflake.connector.connect(**{**given, **options})
+    return snowflake.connector.connect(**{**loopback_options(port), **options})
