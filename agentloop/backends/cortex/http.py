@@ -11,6 +11,7 @@ This room knows no credentials and no JSON.
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -83,7 +84,10 @@ class Incoming:
     def _wait_at_most(self, seconds: float) -> None:
         """Set how long the next read may be silent, where the socket is in reach."""
         if self._socket is not None:
-            self._socket.settimeout(seconds)
+            with suppress(
+                OSError
+            ):  # closed with the end of the body: nothing to wait for
+                self._socket.settimeout(seconds)
 
 
 def _socket_of(response: Any) -> Any:
