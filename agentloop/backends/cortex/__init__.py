@@ -5,8 +5,9 @@
     loop = AgentLoop(backend=CortexBackend(connection), ...)
 
 `capabilities` and `errors` are tables, `codec` turns messages into requests and replies
-into messages without any I/O, `account` takes credentials from the connection, `http`
-posts, `rest` and `sql` make the calls. Nothing here knows storage, drivers or tools.
+into messages without any I/O, `account` takes credentials from the connection, `calls`
+ends what the connector would go on with, `http` posts, `rest` and `sql` make the
+attempts. Nothing here knows storage, drivers or tools.
 """
 
 from agentloop.backends.common.thinking import Thinking
