@@ -146,7 +146,7 @@ def test_a_store_that_is_away_ends_the_drive_and_not_the_run(
         raise StoreUnavailableError("away")
 
     monkeypatch.setattr(store, "checkpoint", checkpoint)
-    with FACES[face](backend, store, clock=clock) as loop:
+    with FACES[face](backend, store, clock=clock, lease=0.2) as loop:
         made = loop.create_conversation(defaults={"model": "m"}, scope=SCOPE)
         run = loop.start_run(made.id, "Hi", scope=SCOPE)
         with pytest.raises(StoreUnavailableError):

@@ -8,12 +8,13 @@ import uuid
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agentloop import AgentLoop, AsyncAgentLoop, Text
+from agentloop import AgentLoop, AsyncAgentLoop, Text, tool
 from agentloop.core.phases import Infer
 from agentloop.ports import (
     ClaimRequest,
@@ -24,6 +25,8 @@ from agentloop.ports import (
     StoreUnavailableError,
     ToolAnswer,
 )
+from agentloop.runtime import journal
+from agentloop.runtime.journal import COMMIT_TRIES
 from agentloop.stores.memory import MemoryStore
 from agentloop.testing.fixed import HandClock
 from agentloop.testing.scripted import ScriptedBackend, Seen, calls, says
@@ -325,6 +328,65 @@ def test_commits_of_unknown_outcome_are_repeated(store: Any) -> None:
         assert ids == list(range(1, len(ids) + 1))
 
 
+class Outage:
+    """A store that is away from the first checkpoint after a call of a tool."""
+
+    def __init__(self, tries: int) -> None:
+        self.left = 0
+        self.tries = tries
+        self.asked = threading.Event()
+        self._store = MemoryStore()
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._store, name)
+        return partial(self._commit, found) if name == "checkpoint" else found
+
+    def _commit(self, checkpoint: Callable[..., bool], *args: Any) -> bool:
+        if self.left == 0:
+            return checkpoint(*args)
+        self.left -= 1
+        if self.tries - self.left > COMMIT_TRIES:
+            self.asked.set()
+        raise StoreUnavailableError("failing over")
+
+
+def outage(tries: int, lease: float) -> tuple[Outage, AgentLoop]:
+    """A store that goes away for so many tries, and a loop whose model pays."""
+    store = Outage(tries)
+    backend = ScriptedBackend(calls(("bank-pay", {})), says("done"))
+
+    @tool
+    def pay() -> str:
+        """Pay, once and for all."""
+        store.left = store.tries
+        return "receipt 77"
+
+    return store, AgentLoop(backend, store, {"bank": [pay]}, lease=lease)
+
+
+def test_a_result_outlives_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a tool did is stored as soon as the store is back within a lease."""
+    monkeypatch.setattr(journal, "LONGEST_REST", 0.001)
+    _, loop = outage(40, lease=30.0)
+    with loop:
+        made = loop.create_conversation(defaults={"model": "m"}, scope=SCOPE)
+        run = loop.run(made.id, "Hi", scope=SCOPE)
+        told = loop.messages(made.id, scope=SCOPE).messages
+    assert run.final_text == "done"
+    assert "receipt 77" in str(told[2])
+
+
+def test_a_stop_does_not_wait_for_the_store() -> None:
+    """A worker that keeps trying to commit gives up when it is to stop."""
+    store, loop = outage(1_000_000, lease=600.0)
+    with loop, loop.worker(1) as worker:
+        made = loop.create_conversation(defaults={"model": "m"}, scope=SCOPE)
+        loop.start_run(made.id, "Hi", scope=SCOPE)
+        assert store.asked.wait(30)
+        assert worker.stop(timeout=30)
+        store.left = 0
+
+
 def test_a_store_that_stays_away_is_told_and_the_run_goes_on_later() -> None:
     """The caller hears of it; once the store is back, another drive completes."""
     inner = MemoryStore()
@@ -333,9 +395,11 @@ def test_a_store_that_stays_away_is_told_and_the_run_goes_on_later() -> None:
         away = False
 
         def __getattr__(self, name: str) -> Any:
-            if self.away and name == "checkpoint":
-                raise StoreUnavailableError("gone")
-            return getattr(inner, name)
+            found = getattr(inner, name)
+            return self.gone if self.away and name == "checkpoint" else found
+
+        def gone(self, *args: Any) -> None:
+            raise StoreUnavailableError("gone")
 
     store = Away()
     with made_loop(store, lease=0.05) as loop:

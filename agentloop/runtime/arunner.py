@@ -106,6 +106,7 @@ class AsyncRunner:
             try:
                 desk = desk_for(claim, ready, self.resources, self.hub, self.clock)
                 desk.performer.abandoned = lambda: desk.finished or mailbox.lost
+                desk.journal.stopping = lambda: mailbox.stopped or mailbox.lost
                 return await self._drive(desk, mailbox)
             finally:
                 close_servers(ready.opened)

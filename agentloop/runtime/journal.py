@@ -7,6 +7,8 @@ the state, then perform its command: the committed state is the intent.
 
 import threading
 from collections.abc import Callable, Sequence
+from itertools import count
+from time import monotonic
 from typing import ParamSpec, TypeVar
 
 from agentloop.core.catalog import describe
@@ -50,13 +52,17 @@ from agentloop.wire.checkpoint import (
 P = ParamSpec("P")
 T = TypeVar("T")
 COMMIT_TRIES = 4
+"""How often a commit is tried at least while the store is away."""
+LONGEST_REST = 1.0
+"""Seconds between two tries, which is also how late a stop is heard of."""
 _AUTO = dump(to_json(Auto()))
 
 
 class Journal:
     """Commits the states of one drive, and tells what was committed.
 
-    `rest` is how the time between two tries of a commit passes.
+    `rest` is how the time between two tries of a commit passes, `passed` tells how
+    much did, and `stopping` whether whoever drives is to stop.
     """
 
     def __init__(
@@ -84,6 +90,8 @@ class Journal:
         # ends the run; each of the two is one whole commit.
         self._turn = threading.Lock()
         self.rest: Callable[[float], object] = threading.Event().wait
+        self.passed: Callable[[], float] = monotonic
+        self.stopping: Callable[[], bool] = lambda: False
 
     def describe_jobs(self, backend: str, model: str) -> None:
         """What every job row of this run says of itself."""
@@ -271,13 +279,25 @@ class Journal:
     # ------------------------------------------------------------ doing it
 
     def _stubbornly(self, call: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
-        """Repeat a commit whose outcome is unknown: repeats change nothing."""
-        for attempt in range(1, COMMIT_TRIES):
+        """Repeat a commit whose outcome is unknown: repeats change nothing.
+
+        What it holds has been paid for, and the token keeps it harmless, so it is
+        tried for a lease's time; after that another worker may well have the run.
+        Who is to stop tries a few times only.
+        """
+        rested, began = 0.0, self.passed()
+        for attempt in count(1):
             try:
                 return call(*args, **named)
             except StoreUnavailableError:
-                self.rest(0.05 * 2**attempt)
-        return call(*args, **named)
+                spent = max(rested, self.passed() - began)
+                stopping = attempt >= COMMIT_TRIES and self.stopping()
+                if stopping or spent >= self._lease_seconds:
+                    raise
+                pause = min(0.05 * 2**attempt, LONGEST_REST)
+                self.rest(pause)
+                rested += pause
+        raise AssertionError("unreachable: the tries are not counted")
 
     def _publish(self, rows: Sequence[EventRow]) -> None:
         if self._hub.silent:

@@ -88,6 +88,7 @@ class Runner:
             try:
                 desk = desk_for(claim, ready, self.resources, self.hub, self.clock)
                 desk.performer.abandoned = mailbox.is_urgent
+                desk.journal.stopping = lambda: mailbox.stopped or mailbox.lost
                 return self._drive(desk, mailbox, way)
             finally:
                 close_servers(ready.opened)
@@ -138,6 +139,7 @@ def desk_for(
         return None if deadline is None else deadline - clock.monotonic()
 
     journal = Journal(resources.store, claim, options.lease, hub)
+    journal.passed = clock.monotonic
     journal.carry_on(ready.remembered)
     if ready.backend is not None:
         journal.describe_jobs(ready.backend.name, ready.config.model)
