@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 
 from agentloop.core.catalog import Failure
-from agentloop.core.config import SpecificTool, ToolSpec
-from agentloop.core.content import Json, Text, ToolResult, ToolUse
+from agentloop.core.config import Config, SpecificTool, ToolSpec
+from agentloop.core.content import Json, Message, Text, ToolResult, ToolUse
 from agentloop.core.machine import next_command
 from agentloop.core.phases import (
     Answer,
@@ -29,9 +29,11 @@ from agentloop.wire.checkpoint import (
     header_text,
     is_idle,
     outcome_text,
+    remembered_in,
     result_fields,
     result_from,
     result_text,
+    routing_of,
     setup_from,
     setup_text,
     state_from,
@@ -133,14 +135,53 @@ HEADERS = {
     '"phase":{"kind":"inferring","try":[2,1.0,0.0]}}',
     "discovering": '{"v":1,"iterations":0,"messages":0,"usage":[0,0,0,0,0],'
     '"phase":{"kind":"discovering","try":[1,0.0,0.0]}}',
+    "idle": '{"v":1,"iterations":1,"messages":0,"usage":[1,2,3,4,5],'
+    '"phase":{"kind":"inferring","try":[1,0.0,0.0]},"idle":true}',
+    "remembered": '{"v":1,"iterations":1,"messages":0,"usage":[1,2,3,4,5],'
+    '"phase":{"kind":"inferring","try":[1,0.0,0.0]},"remembered":"query-1"}',
 }
 
 
 @pytest.mark.parametrize("name", HEADERS)
 def test_golden_headers_are_resumed(name: str) -> None:
     """Headers of version 1 load, and are written again as they were."""
-    state = state_from(HEADERS[name], Plan(max_iterations=3), None, [], {})
-    assert header_text(state) == HEADERS[name]
+    stored = HEADERS[name]
+    state = state_from(stored, Plan(max_iterations=3), None, [], {})
+    idle, remembered = is_idle(stored), remembered_in(stored)
+    assert (idle, remembered is not None) == (name == "idle", name == "remembered")
+    assert header_text(state, idle=idle, remembered=remembered) == stored
+
+
+CALLING = (
+    '{"v":1,"iterations":1,"messages":1,"usage":[0,0,0,0,0],"phase":{"kind":"calling",'
+    '"tries":{"1.1":[2,1.0,0.5]},"barred":1}}'
+)
+STORED_RESULT = (
+    '{"type":"tool_result","tool_use_id":"u0",'
+    '"content_blocks":[{"type":"text","text":"10:00"}],"is_error":false}'
+)
+
+
+def test_a_golden_turn_is_resumed() -> None:
+    """What version 1 stored of an open turn: tries by call, and results that came."""
+    uses = tuple(ToolUse(f"u{i}", "rooms-free", {}) for i in range(2))
+    spec = ToolSpec(name="free", input_schema={"type": "object"})
+    routing = routing_of(Config(model="m"), {"rooms": (Offer(spec),)})
+    kept = result_text(ToolResult("u0", (Text("10:00"),)))
+    assert kept == STORED_RESULT
+    state = state_from(
+        CALLING,
+        Plan(max_iterations=3),
+        routing,
+        [Message("assistant", uses)],
+        {"1.0": STORED_RESULT},
+    )
+    phase = state.phase
+    assert isinstance(phase, CallingTools)
+    assert [call.key for call in phase.calls] == ["1.0", "1.1"]
+    assert phase.results == (ToolResult("u0", (Text("10:00"),)), None)
+    assert (phase.calls[1].attempt, phase.calls[1].delay) == (2, 1.0)
+    assert header_text(state) == CALLING
 
 
 def _changed(**fields: Any) -> str:
@@ -157,6 +198,11 @@ DAMAGED = {
     "ended": (_changed(phase={"kind": "finished"}), "cannot be resumed"),
     "no routing": (_changed(phase={"kind": "calling"}), "cannot be resumed"),
     "usage": (_changed(usage=[1]), "damaged checkpoint"),
+    "strange": (_changed(later={"x": 1}), r"\$\.later: unknown key"),
+    "strange phase": (
+        _changed(phase={"kind": "inferring", "try": [1, 0.0, 0.0], "later": 1}),
+        r"\$\.phase\.later: unknown key",
+    ),
     "try": (_changed(phase={"kind": "inferring", "try": [1, 2, 3, 4]}), "damaged"),
 }
 

@@ -3,7 +3,9 @@
 A header is small and holds no messages: the messages of a run are stored once,
 each on its own, and an unfinished turn's calls are read from the last of them.
 A setup is what stays fixed: the plan and every catalog. Everything carries
-`v`, the schema version; a newer one is refused, an older one is brought forward.
+`v`, the schema version; a newer one is refused, an older one is brought forward. A
+key that this version does not know is refused with its path, wherever it is: what
+follows it may hang on it, and writing it back unread would pass that on as known.
 """
 
 from collections.abc import Mapping, Sequence
@@ -149,6 +151,12 @@ _FIRST_INFERENCE: Final = dump(_phase(Inferring()))
 _FIRST_CALLS: Final = dump(_phase(CallingTools((), ())))
 
 
+_HEADER_KEYS: Final = frozenset(
+    {"iterations", "messages", "usage", "phase", "idle", "remembered"}
+)
+_PHASE_KEYS: Final = frozenset({"kind", "try", "tries", "barred"})
+
+
 def is_idle(header: str) -> bool:
     """Whether the checkpoint's command was not begun by whoever wrote it."""
     return bool(unversioned(header).get("idle"))
@@ -194,10 +202,12 @@ def _state(
     log: Sequence[Message],
     results: Mapping[str, str],
 ) -> LoopState:
+    _refuse_strange("$", value, _HEADER_KEYS)
     if len(log) != value["messages"]:
         raise WireError("$.messages", f"says {value['messages']}, {len(log)} stored")
     iterations: int = value["iterations"]
     stored = value["phase"]
+    _refuse_strange("$.phase", stored, _PHASE_KEYS)
     phase: Phase
     match stored["kind"]:
         case "inferring":
@@ -217,6 +227,12 @@ def _state(
         attempts_without_usage=value["usage"][4],
     )
     return LoopState(plan, routing, phase, iterations, Log(*log), usage)
+
+
+def _refuse_strange(path: str, value: Mapping[str, Any], known: frozenset[str]) -> None:
+    for name in value:
+        if name not in known:
+            raise WireError(f"{path}.{name}", "unknown key")
 
 
 def _calling(
