@@ -324,6 +324,155 @@ class ConflictKeepsMessages(MemoryStore):
         return self._runs[lease.run_id].row()
 
 
+class DeadlineAnew(MemoryStore):
+    """Every claim with a timeout sets a new deadline."""
+
+    def claim(self, request):
+        run = self._runs.get(request.run_id)
+        if run and request.run_timeout is not None:
+            run.deadline = None
+        return super().claim(request)
+
+
+class NoDeadline(MemoryStore):
+    """A timeout is taken and forgotten."""
+
+    def claim(self, request):
+        return super().claim(evolve(request, run_timeout=None))
+
+
+class HeartbeatShortens(MemoryStore):
+    """A heartbeat prolongs the lease by half of what it asks for."""
+
+    def heartbeat(self, lease, lease_seconds):
+        return super().heartbeat(lease, lease_seconds / 2)
+
+
+class CancelTakesTheLease(MemoryStore):
+    """A cancel makes a run due that somebody drives."""
+
+    def request_cancel(self, reader, run_id):
+        row = super().request_cancel(reader, run_id)
+        if row and row.status not in TERMINAL:
+            self._runs[run_id].lease_until = 0.0
+        return row
+
+
+class ClaimForgetsCancel(MemoryStore):
+    """Whoever takes a cancelled run is told once, and never again."""
+
+    def claim(self, request):
+        claim = super().claim(request)
+        if claim:
+            self._runs[claim.run.id].cancel_requested = False
+        return claim
+
+
+class EndedIsDue(MemoryStore):
+    """A run that has ended is due once more when its lease is over."""
+
+    def finalize(self, lease, revision, final):
+        row = super().finalize(lease, revision, final)
+        self._open[row.driver][row.id] = self._runs[row.id]
+        return row
+
+
+class TwoCommitsOfOneRevision(MemoryStore):
+    """A checkpoint looks at the revision, and writes without looking again."""
+
+    def checkpoint(self, lease, revision, change, lease_seconds):
+        with self._lock:
+            run = self._held(lease)
+            fits = run.revision == revision
+        if not fits:
+            return super().checkpoint(lease, revision, change, lease_seconds)
+        threading.Event().wait(0.002)
+        if run.revision != revision:
+            events = [
+                EventRow(run.last_event + n, event.body)
+                for n, event in enumerate(change.events, 1)
+            ]
+            first = len(run.messages)
+            change = evolve(change, first_message=first, events=tuple(events))
+        return super().checkpoint(lease, run.revision, change, lease_seconds)
+
+
+class InsertLooksThenWrites(MemoryStore):
+    """An insert compares the version, waits, and inserts at whatever it is."""
+
+    def insert_run(self, new):
+        with self._lock:
+            where = self._conversations.get(new.conversation_id)
+            current = where and where.row.version == new.expected_version
+        if not current:
+            return super().insert_run(new)
+        threading.Event().wait(0.003)
+        with self._lock:
+            wanted = evolve(new, expected_version=where.row.version)
+        row, created = super().insert_run(wanted)
+        with self._lock:
+            run = self._runs[row.id]
+            base = new.expected_version if created else row.base_version
+            run.inserted = evolve(run.inserted, base_version=base)
+            return run.row(), created
+
+
+class EventsCapped(MemoryStore):
+    """Only the first hundred events are read."""
+
+    def events(self, reader, run_id, after=0):
+        return super().events(reader, run_id, after)[:100]
+
+
+class PruneKeepsKeys(MemoryStore):
+    """The keys of pruned runs stay taken for ever."""
+
+    def prune(self, before):
+        known = list(self._runs.values())
+        removed = super().prune(before)
+        for run in known:
+            row = run.inserted
+            if row.id not in self._runs and row.conversation_id in self._conversations:
+                self._conversations[row.conversation_id].runs[row.client_op_id] = run
+        return removed
+
+
+class PruneMiscounts(MemoryStore):
+    """A prune tells whether it removed anything, and not how much."""
+
+    def prune(self, before):
+        return int(super().prune(before) > 0)
+
+
+class StampedAtTheEnd(MemoryStore):
+    """Messages bear the time of their conversation's last change."""
+
+    def messages(self, reader, conversation_id, since=0, until=None):
+        page = super().messages(reader, conversation_id, since, until)
+        where = self.get_conversation(reader, conversation_id)
+        return page and evolve(
+            page,
+            rows=tuple(evolve(row, created_at=where.updated_at) for row in page.rows),
+        )
+
+
+class NeverUpdated(MemoryStore):
+    """A conversation's `updated_at` stays as it was when it was made."""
+
+    def finalize(self, lease, revision, final):
+        row = super().finalize(lease, revision, final)
+        where = self._conversations[row.conversation_id]
+        where.row = evolve(where.row, updated_at=where.row.created_at)
+        return row
+
+
+class OtherOffset(MemoryStore):
+    """Instants have an offset of zero instead of a Z."""
+
+    def _now(self):
+        return super()._now().replace("Z", "+00:00")
+
+
 ZOO = {
     NoCas: "lost races end failed",
     KeysNotUnique: "keys are unique",
@@ -355,5 +504,19 @@ ZOO = {
     OldestFirst: "list conversations",
     TornReads: "readers see whole runs",
     ConflictKeepsMessages: "runs race for one version",
+    DeadlineAnew: "deadlines stand",
+    NoDeadline: "deadlines stand",
+    HeartbeatShortens: "leases run out",
+    CancelTakesTheLease: "cancels leave the lease",
+    ClaimForgetsCancel: "cancels are heard",
+    EndedIsDue: "ended runs are fenced",
+    TwoCommitsOfOneRevision: "threads commit one revision",
+    InsertLooksThenWrites: "ends race with inserts",
+    EventsCapped: "many events",
+    PruneKeepsKeys: "prune removes old runs",
+    PruneMiscounts: "prune removes old runs",
+    StampedAtTheEnd: "instants are the clocks",
+    NeverUpdated: "instants are the clocks",
+    OtherOffset: "instants are in order",
 }
 """Each broken store with a check that must find it."""

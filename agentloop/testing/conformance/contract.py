@@ -1,7 +1,9 @@
 """Promises about conversations, runs, readers, messages and house-keeping."""
 
 import json
+import re
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 
 from attrs import evolve
@@ -14,7 +16,7 @@ from agentloop.ports import (
     RunRow,
     VersionMovedError,
 )
-from agentloop.stores.clock import instant
+from agentloop.stores.clock import instant, moment
 from agentloop.testing.conformance.judging import demand, promise, raises, same
 from agentloop.testing.conformance.subject import (
     Subject,
@@ -232,6 +234,48 @@ def messages_name_their_run(s: Subject) -> None:
     same(found, [(first.id, 0), (first.id, 1), (second.id, 0)], "run and position")
 
 
+_INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
+
+
+@promise()
+def instants_are_in_order(s: Subject) -> None:
+    """Stamps are UTC with microseconds, and in the order of what they are of."""
+    where = s.conversation()
+    run = s.finished(where.id, '"a"')
+    after = s.store.get_conversation(s.ours, where.id)
+    page = s.store.messages(s.ours, where.id)
+    staged = page.rows[0].created_at if page and page.rows else ""
+    updated = after.updated_at if after else ""
+    stamps = [where.created_at, run.started_at, staged, run.completed_at or ""]
+    wrong = [each for each in (*stamps, updated) if not _INSTANT.fullmatch(each)]
+    same(wrong, [], "instants of another form")
+    same(stamps, sorted(stamps), "made, started, staged and ended")
+    same(updated, run.completed_at, "when the conversation was updated")
+    same(where.updated_at, where.created_at, "when a new one was updated")
+
+
+@promise(needs="clock")
+def instants_are_the_clocks(s: Subject) -> None:
+    """Each stamp is the time of the call that made the row."""
+    seen = []
+    where = s.conversation()
+    seen.append(where.created_at)
+    s.clock.move(60)
+    run = s.run(where.id)
+    seen.append(run.started_at)
+    s.clock.move(60)
+    driven = s.say(s.drive(run), '"a"')
+    s.clock.move(60)
+    seen += ["", s.end(driven).completed_at or ""]
+    page = s.store.messages(s.ours, where.id)
+    seen[2] = page.rows[0].created_at if page and page.rows else ""
+    first = moment(seen[0])
+    wanted = [instant(first + timedelta(seconds=60 * n)) for n in range(4)]
+    same(seen, wanted, "made, started, staged and ended, a minute apart")
+    after = s.store.get_conversation(s.ours, where.id)
+    same(after and after.updated_at, seen[3], "when the conversation was updated")
+
+
 @promise()
 def staged_messages_are_invisible(s: Subject) -> None:
     """What a run has staged is seen by nobody before it ends."""
@@ -289,17 +333,23 @@ def keys_outlive_a_prune(s: Subject) -> None:
 def prune_removes_old_runs(s: Subject) -> None:
     """An ended run goes with what only it needs; joined messages stay."""
     run, still_open = _full_run(s), s.run()
+    other = s.end(s.drive())
     before = s.store.messages(s.ours, run.conversation_id)
     s.clock.move(2 * 86_400)
     s.store.prune(instant(later(s.clock, -30)))
     demand(s.store.get_run(s.ours, run.id), "it ended after the instant, and is gone")
-    demand(s.store.prune(instant(later(s.clock, 0))), "prune removed no run")
+    removed = s.store.prune(instant(later(s.clock, 0)))
+    demand(removed >= 2, f"prune removed two runs, and says {removed}")
     same(s.store.get_run(s.ours, run.id), None, "the pruned run")
     same(s.store.list_jobs(s.ours, run.id), (), "its jobs")
     same(s.store.events(s.ours, run.id), (), "its events")
     same(s.store.run_setup(run.id), None, "its setup")
     same(s.store.messages(s.ours, run.conversation_id), before, "the conversation")
     demand(s.store.get_run(s.ours, still_open.id), "an open run was pruned")
+    key = {"client_op_id": other.client_op_id, "expected_version": 0}
+    same(s.store.find_run(other.conversation_id, other.client_op_id), None, "its key")
+    again = s.store.insert_run(s.new_run(other.conversation_id, **key))
+    same(again[1], True, "whether its key can be used again")
 
 
 @promise()

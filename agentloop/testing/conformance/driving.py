@@ -112,11 +112,39 @@ def leases_are_prolonged(s: Subject) -> None:
 @promise(needs="clock")
 def leases_run_out(s: Subject) -> None:
     """When its time is over, and not before, a run can be taken over."""
-    driven = s.drive(lease=30.0)
-    s.clock.move(29.9)
-    same(s.claim(driven.run_id), None, "a claim before the lease's end")
-    s.clock.move(0.2)
-    demand(s.claim(driven.run_id), "a claim after the lease's end answered None")
+    first, second, third = (s.drive(lease=30.0) for _ in range(3))
+    s.clock.move(10.0)
+    s.store.heartbeat(second.lease, 30.0)
+    s.commit(third, change(), lease=30.0)
+    for wait, held, left in ((19.8, first, first), (9.6, second, third)):
+        s.clock.move(wait)
+        same(s.claim(held.run_id), None, "a claim before the lease's end")
+        same(s.claim(left.run_id), None, "a claim before the lease's end")
+        s.clock.move(0.4)
+        for driven in {held.run_id: held, left.run_id: left}.values():
+            demand(s.claim(driven.run_id), "a claim after the lease's end got None")
+
+
+@promise()
+def deadlines_stand(s: Subject) -> None:
+    """The first claim with a timeout sets the deadline, and no later one moves it."""
+    run = s.run()
+    same(s.drive(run, lease=0.0).claim.seconds_left, None, "the time left without one")
+    for timeout in (60.0, 600.0, None):
+        left = s.drive(run, lease=0.0, timeout=timeout).claim.seconds_left
+        demand(left is not None, "a claim after a deadline was set tells of none")
+        demand(0 < (left or 0) <= 60, f"{left} s are left of 60")
+
+
+@promise(needs="clock")
+def deadlines_come_nearer(s: Subject) -> None:
+    """What passed is taken off the time that a run has left, also beyond its end."""
+    run = s.run()
+    s.drive(run, lease=0.0, timeout=60.0)
+    for wait, wanted in ((40.0, 20.0), (100.0, -80.0)):
+        s.clock.move(wait)
+        left = s.drive(run, lease=0.0, timeout=600.0).claim.seconds_left or 0.0
+        demand(abs(left - wanted) < 1, f"{left} s are left, and not about {wanted}")
 
 
 @promise()
@@ -170,7 +198,7 @@ def forged_tokens_write_nothing(s: Subject) -> None:
 def ended_runs_are_fenced(s: Subject) -> None:
     """A run that ended is changed by no call, and never claimed again."""
     for status in STATUSES:
-        driven = s.say(s.drive(), '"a"')
+        driven = s.commit(s.drive(), change(messages=('"a"',)), lease=0.0)
         ended = s.end(driven, status=status)
         before = s.all_of(driven.run_id)
         lease, revision = driven.lease, driven.revision
@@ -182,6 +210,7 @@ def ended_runs_are_fenced(s: Subject) -> None:
         s.store.release(lease)
         same(s.store.request_cancel(s.ours, ended.id), ended, "request_cancel")
         same(s.claim(ended.id), None, "a claim of an ended run")
+        same(s.claim(), None, "a claim of whatever is due")
         same(s.all_of(ended.id), before, "the run after its end")
 
 
@@ -223,7 +252,19 @@ def cancels_are_heard(s: Subject) -> None:
     same(s.store.heartbeat(driven.lease, 0.0), True, "a heartbeat after it")
     heard = s.store.checkpoint(driven.lease, 0, change(), 0.0)
     same(heard, True, "a checkpoint after it")
-    demand(s.drive(driven.claim.run).claim.run.cancel_requested, "a claim forgot it")
+    newer = s.drive(driven.claim.run)
+    demand(newer.claim.run.cancel_requested, "a claim did not tell of it")
+    same(s.store.heartbeat(newer.lease, LONG), True, "a heartbeat after a claim")
+
+
+@promise()
+def cancels_leave_the_lease(s: Subject) -> None:
+    """A cancelled run stays with whoever drives it."""
+    driven = s.drive()
+    s.store.request_cancel(s.mine, driven.run_id)
+    same(s.claim(driven.run_id), None, "a claim of a cancelled run under lease")
+    same(s.claim(), None, "a claim of whatever is due")
+    same(s.say(driven, '"a"').revision, 1, "the revision its holder committed")
 
 
 # ---------------------------------------------------------------- checkpoints
@@ -319,6 +360,17 @@ def nobody_repeats_another_claims_commit(s: Subject) -> None:
         LeaseLostError,
         "a commit at the revision before the claim",
     )
+
+
+@promise()
+def many_events(s: Subject) -> None:
+    """A run's events are read whole, however many there are."""
+    driven = s.drive()
+    kept = tuple(EventRow(number, "{}") for number in range(1, 1_201))
+    for low in range(0, len(kept), 400):
+        driven = s.commit(driven, change(events=kept[low : low + 400]))
+    same(s.store.events(s.ours, driven.run_id), kept, "events")
+    same(s.store.events(s.ours, driven.run_id, 1_100), kept[1_100:], "after 1100")
 
 
 def _misfits(run_id: str) -> dict[str, Checkpoint]:

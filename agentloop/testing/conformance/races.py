@@ -6,18 +6,21 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from agentloop.ports import ClaimRequest, VersionMovedError
+from agentloop.ports import ClaimRequest, EventRow, VersionMovedError
 from agentloop.testing.conformance.judging import demand, promise, same
 from agentloop.testing.conformance.places import imported
 from agentloop.testing.conformance.subject import (
     LONG,
+    Driven,
     MovableClock,
     Subject,
     at_once,
+    change,
 )
 
 THREADS = 8
 PROCESSES = 4
+ROUNDS = 8
 
 
 def _answers(found: list[Any], what: str) -> None:
@@ -86,9 +89,35 @@ def ends_race_with_inserts(s: Subject) -> None:
         driven = s.say(s.drive(s.run(where)), '"a"')
         news = [s.new_run(where) for _ in range(4)]
         inserts = [partial(s.store.insert_run, new) for new in news]
-        for each in at_once([partial(s.end, driven), *inserts])[1:]:
-            told = isinstance(each, VersionMovedError)
-            demand(told or each[0].base_version == 0, f"an insert answered {each!r}")
+        there, *told = at_once([partial(_ended_among, s, driven), *inserts])
+        _answers([there], "finalize")
+        for each in told:
+            moved = isinstance(each, VersionMovedError)
+            demand(moved or not isinstance(each, Exception), f"an insert raised {each}")
+        late = {row.id for row in s.store.list_runs(s.ours, where)} - there
+        same(late, set(), "runs that came at a version after it had moved")
+
+
+def _ended_among(s: Subject, driven: Driven) -> set[str]:
+    """End a run; the runs that are there as soon as its version has moved."""
+    s.end(driven)
+    return {row.id for row in s.store.list_runs(s.ours, driven.conversation_id)}
+
+
+@promise("races")
+def threads_commit_one_revision(s: Subject) -> None:
+    """Of different commits after one revision, one is stored."""
+    for _ in range(3):
+        driven = s.drive()
+        changes = [
+            change(messages=(f'"{n}"',), events=(EventRow(n + 1, "{}"),))
+            for n in range(THREADS)
+        ]
+        at_once([partial(s.commit, driven, each) for each in changes])
+        same(len(s.store.run_messages(driven.run_id)), 1, "messages of one revision")
+        same(len(s.store.events(s.ours, driven.run_id)), 1, "events of one revision")
+        s.store.release(driven.lease)
+        same(s.drive(driven.claim.run).revision, 1, "the revision")
 
 
 @promise("races")
@@ -123,22 +152,68 @@ _CHILD = (
 def processes_share_the_work(s: Subject) -> None:
     """Processes that claim whatever is due take every run exactly once."""
     runs = [s.run().id for _ in range(20)]
-    children = [
-        subprocess.Popen(  # noqa: S603 - this interpreter, on the host's own factory
-            [sys.executable, "-c", _CHILD, str(s.place), s.driver],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(PROCESSES)
-    ]
+    children = [_process(_CHILD, str(s.place), s.driver) for _ in range(PROCESSES)]
     found = at_once([partial(each.communicate, timeout=120) for each in children])
     _answers(found, "a process")
     errors = [error for _, error in found if error]
     demand(not errors, f"a process failed: {errors[:1]!r}")
     claimed = [line for output, _ in found for line in output.split()]
     same(sorted(claimed), sorted(runs), "the claimed runs")
+
+
+def _process(code: str, *arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(  # noqa: S603 - this interpreter, on the host's own factory
+        [sys.executable, "-c", code, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@promise("races", needs="place")
+def processes_race_for_one_version(s: Subject) -> None:
+    """Of runs that processes end at once on one version, one wins."""
+    shelves = [s.conversation().id for _ in range(ROUNDS)]
+    runs = [[s.run(where).id for where in shelves] for _ in range(PROCESSES)]
+    racers = [_process(_RACER, str(s.place), s.name, *mine) for mine in runs]
+    found = []
+    try:
+        for _ in range(ROUNDS):
+            ready = [each.stdout.readline() for each in racers if each.stdout]
+            demand(ready == ["ready\n"] * PROCESSES, f"processes answered {ready}")
+            for each in racers:
+                print("go", file=each.stdin, flush=True)
+            found.append([e.stdout.readline().strip() for e in racers if e.stdout])
+    finally:
+        told = [each.communicate(timeout=60)[1] for each in racers]
+    demand(not any(told), f"a process failed: {told}")
+    for where, ends in zip(shelves, found, strict=True):
+        same(ends.count("completed"), 1, f"how many of {ends} won")
+        page = s.store.messages(s.ours, where)
+        same(page and (page.version, len(page.rows)), (1, 1), "version and messages")
+
+
+_RACER = (
+    "import sys; from agentloop.testing.conformance.races import racer;"
+    " racer(*sys.argv[1:])"
+)
+
+
+def racer(place: str, name: str, *run_ids: str) -> None:
+    """End runs in a process of its own, each when the parent says so."""
+    subject = Subject(imported(place), MovableClock(), place, name=name)
+    for run_id in run_ids:
+        claim = subject.claim(run_id)
+        if claim is None:
+            raise AssertionError(f"the run {run_id} is due, and claim answered None")
+        driven = subject.say(Driven(claim, claim.revision), f'"{run_id}"')
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        sys.stdin.readline()
+        sys.stdout.write(f"{subject.end(driven).status}\n")
+        sys.stdout.flush()
+    subject.close()
 
 
 def child(place: str, driver: str) -> None:

@@ -178,16 +178,31 @@ class Subject:
 
     # ------------------------------------------------------------ driving
 
-    def claim(self, run_id: str | None = None, lease: float = LONG) -> Claim | None:
+    def claim(
+        self,
+        run_id: str | None = None,
+        lease: float = LONG,
+        timeout: float | None = None,
+    ) -> Claim | None:
         """Try to take a lease."""
         return self.store.claim(
-            ClaimRequest(driver=self.driver, lease_seconds=lease, run_id=run_id)
+            ClaimRequest(
+                driver=self.driver,
+                lease_seconds=lease,
+                run_id=run_id,
+                run_timeout=timeout,
+            )
         )
 
-    def drive(self, run: RunRow | None = None, lease: float = LONG) -> Driven:
+    def drive(
+        self,
+        run: RunRow | None = None,
+        lease: float = LONG,
+        timeout: float | None = None,
+    ) -> Driven:
         """A run under a lease, a new one unless one is given."""
         run_id = (run or self.run()).id
-        claim = self.claim(run_id, lease)
+        claim = self.claim(run_id, lease, timeout)
         if claim is None:
             raise AssertionError(f"the run {run_id} is due, and claim answered None")
         return Driven(claim, claim.revision)
