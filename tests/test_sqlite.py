@@ -218,6 +218,14 @@ def test_a_read_only_file(path: Path) -> None:
     store.close()
 
 
+def test_a_file_beside_which_nothing_can_be_written(path: Path) -> None:
+    """A file on a read-only disk is refused, saying what reading needs as well."""
+    SQLiteStore(path).close()
+    path.with_name(f"{path.name}-wal").mkdir()  # so that no log can be there
+    with pytest.raises(StoreUnavailableError, match="writable, even for reading"):
+        SQLiteStore(path)
+
+
 def test_a_host_that_cannot_connect(path: Path) -> None:
     """An error of the host's own function is an unavailable store."""
 

@@ -10,7 +10,7 @@ from agentloop.stores.versions import SchemaVersionError
 
 HELP = (
     "What to migrate: postgresql://USER@HOST/DATABASE, dynamodb://TABLE,"
-    " or a SQLite file"
+    " or a SQLite file: FILE or sqlite:///FILE"
 )
 
 
@@ -44,12 +44,22 @@ def _migrated(store: str, schema: str) -> str:
         table = parsed(store).table
         return f"table {table}: was at version {before}, is at this release's now"
     if not store.startswith(("postgresql://", "postgres://")):
-        with parts.open_store(store) as opened:  # a file is migrated when it is opened
-            opened.ping()
-        return "the store is at this release's schema version"
+        return _opened(store)
     from agentloop.stores.postgres import PostgresStore
     from agentloop.stores.postgres_pool import Direct
 
     with PostgresStore(Direct(store), schema=schema) as postgres:
         before = postgres.migrate()
     return f"schema {schema}: was at version {before}, is at this release's now"
+
+
+def _opened(store: str) -> str:
+    """What became of a file, which is migrated, and made, when it is opened."""
+    file = parts.file_of(store)
+    made = file is not None and not file.exists()
+    with parts.open_store(store) as opened:
+        opened.ping()
+    if file is None:
+        return "what is kept in memory needs no migration"
+    told = "was not there; made it, at" if made else "is at"
+    return f"the file {file} {told} this release's schema version"

@@ -85,11 +85,14 @@ class Source:
 
     def unavailable(self, error: Exception | str) -> StoreUnavailableError:
         """What a caller is told when SQLite could not do its work."""
-        hint = (
-            f"; another process held the file's lock for {self.busy_timeout:g} s"
-            if _is_busy(error)
-            else ""
-        )
+        hint = ""
+        if _is_busy(error):
+            hint = f"; another process held the file's lock for {self.busy_timeout:g} s"
+        elif _code(error) in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}:
+            hint = (
+                "; the file and its folder must be writable, even for reading: SQLite"
+                " keeps its write-ahead log beside the file"
+            )
         return StoreUnavailableError(f"SQLite store {self.name}: {error}{hint}")
 
 
@@ -116,9 +119,13 @@ def checked_path(path: object) -> str:
     return found
 
 
+def _code(error: Exception | str) -> int:
+    """The primary code of an error of SQLite's."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
 def _is_busy(error: Exception | str) -> bool:
-    code = getattr(error, "sqlite_errorcode", 0)
-    return code & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+    return _code(error) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 class _Ticket(Generic[T]):
