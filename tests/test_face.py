@@ -707,6 +707,21 @@ def test_a_deleted_conversation_is_gone(bench: Bench) -> None:
         bench.loop.get_run(run.id, scope=SCOPE)
 
 
+def test_old_runs_are_pruned(bench: Bench) -> None:
+    """What they said stays, a run younger than a day as well."""
+    id_ = bench.converse()
+    old = bench.play(id_, "Hi", says("Hello"))
+    bench.clock.move(2 * 86_400)
+    young = bench.play(id_, "Still there?", says("Yes"))
+    assert bench.loop.prune(bench.clock.now()) == 1
+    with pytest.raises(RequestError):
+        bench.loop.get_run(old.id, scope=SCOPE)
+    assert bench.loop.get_run(young.id, scope=SCOPE) == young
+    assert bench.loop.messages(id_, scope=SCOPE).current_version == 4
+    with pytest.raises(ValueError, match="offset"):
+        bench.loop.prune(bench.clock.now().replace(tzinfo=None))
+
+
 def test_a_backend_that_raises_fails_the_run_only(bench: Bench) -> None:
     """A bug in a backend is one failed run with the exception's name."""
     id_ = bench.converse()

@@ -454,9 +454,10 @@ class Store(Protocol):
     def prune(self, before: str) -> int:
         """Remove runs that ended before an instant, and what only they need.
 
-        Messages that joined a conversation stay. A run's key stays unique for at
-        least a day after it ended, however late `before` is. Returns how many
-        runs were removed.
+        Messages that joined a conversation stay. A run and its key go together,
+        and never within a day after the run ended, however late `before` is: a
+        repeat that comes within that day is still answered with its run. Returns
+        how many runs were removed.
 
         Raises:
             ValueError: `before` is no RFC 3339 instant.

@@ -10,6 +10,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from functools import partial
 from types import TracebackType
 from typing import Any
@@ -141,6 +142,10 @@ class AsyncAgentLoop:
         """Remove a conversation; see `AgentLoop.delete_conversation`."""
         delete = self._service.delete_conversation
         await self._runner.call(delete, conversation_id, scope)
+
+    async def prune(self, before: datetime) -> int:
+        """Remove old runs; see `AgentLoop.prune`."""
+        return await self._runner.call(self._service.store.prune, before.isoformat())
 
     async def messages(
         self, conversation_id: str, *, scope: Scope, since: int = 0

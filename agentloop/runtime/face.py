@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
 from types import TracebackType
 from typing import Any
 
@@ -172,6 +173,18 @@ class AgentLoop:
             RequestError: 404 `conversation-not-found`.
         """
         self._service.delete_conversation(conversation_id, scope)
+
+    def prune(self, before: datetime) -> int:
+        """Remove the runs of all scopes that ended before an instant; how many.
+
+        With a run go its jobs, attempts, events and key, which may then be used
+        again. What joined a conversation stays. No run goes within a day after its
+        end, so that a request that is repeated within the day finds its run.
+
+        Raises:
+            ValueError: `before` says nothing of its time zone.
+        """
+        return self._service.store.prune(before.isoformat())
 
     def messages(
         self, conversation_id: str, *, scope: Scope, since: int = 0
