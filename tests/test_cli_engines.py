@@ -26,6 +26,9 @@ TOOLS = '''
 """A tool that notes what it did."""
 
 
+import time
+
+
 def work(n: int = 0) -> str:
     """Work."""
     with open("ledger", "a") as ledger:
@@ -33,7 +36,14 @@ def work(n: int = 0) -> str:
     return "worked"
 
 
-tools = [work]
+def sleep(n: int = 0) -> str:
+    """Sleep."""
+    open("asleep", "w").close()
+    time.sleep(n)
+    return "slept"
+
+
+tools = [work, sleep]
 '''
 
 
@@ -138,6 +148,82 @@ def test_serve_starts_what_a_worker_drives(folder: Path, engine: Any) -> None:
         server.send_signal(signal.SIGTERM)
         assert server.wait(30) == 0
     assert (folder / "ledger").read_text().split() == ["0", "1", "2"]
+
+
+def embedded() -> dict[str, list[str]]:
+    """Without an engine, with a server that drives nothing itself."""
+    shared = "--store agents.db --backend script:script.json"
+    serve = f"serve {shared} --concurrency 0 --token secret=1:407 --port 0"
+    return {"serve": serve.split(), "worker": f"worker {shared}".split()}
+
+
+@pytest.mark.parametrize("engine", [on_temporal, on_dbos, embedded])
+def test_a_worker_ends_within_its_drain(folder: Path, engine: Any) -> None:
+    """A tool that takes longer is left; whatever the worker says of it is JSON."""
+    verbs = engine()
+    (folder / "script.json").write_text(
+        json.dumps([{"calls": [{"name": "own-sleep", "arguments": {"n": 60}}]}])
+    )
+    tools = ["--tools", "own=own_tools:tools"]
+    if "migrate" in verbs:
+        subprocess.run([*COMMAND, *verbs["migrate"]], check=True, cwd=folder)
+    drain = ["--drain", "2"]
+    with (
+        process(folder, *verbs["serve"], *tools) as (_, line),
+        httpx.Client(
+            base_url=line.split()[-1], headers=HEADERS, trust_env=False
+        ) as client,
+        process(folder, *verbs["worker"], *tools, *drain) as (worker, _),
+    ):
+        start(client)
+        deadline = time.monotonic() + 60
+        while not (folder / "asleep").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        began = time.monotonic()
+        worker.send_signal(signal.SIGTERM)
+        _, told = worker.communicate(timeout=30)
+        assert time.monotonic() - began < 10
+        assert worker.returncode == 1
+    lines = [json.loads(line) for line in told.splitlines()]
+    assert lines[-1]["message"] == "stopped before all was drained"
+
+
+def test_a_worker_needs_tables(folder: Path) -> None:
+    """Over a store that nobody migrated it ends with one line, as without an engine."""
+    where = fresh_database(postgres_server.address(), f"cli_{uuid.uuid4().hex}")
+    shared = ["--store", where, "--backend", "script:script.json"]
+    for engine in ([], ["--engine", "dbos"]):
+        done = subprocess.run(
+            [*COMMAND, "worker", *shared, *engine],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 2
+        assert "agentloop migrate" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("verb", ["serve", "worker"])
+def test_a_queue_that_dbos_would_refuse_is_refused_at_once(
+    folder: Path, verb: str
+) -> None:
+    """Before anything is connected, and with what a name may be."""
+    token = ["--token", "secret=1:407"] if verb == "serve" else []
+    shared = ["--store", "postgresql://nowhere/x", "--backend", "script:script.json"]
+    queue = ["--engine", "dbos", "--task-queue", "Agents"]
+    done = subprocess.run(
+        [*COMMAND, verb, *shared, *queue, *token],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "3 to 256 lowercase letters" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
 """From `--engine` to an engine: who starts runs there, and who drives them.
 
-One entry of the table below is all that another engine needs. Its constructor gets
+One entry in each table below is all that another engine needs. Its constructor gets
 what the flags say and gives a `Driving`, which is closed with the command.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Annotated, Protocol, TypeAlias, runtime_checkable
@@ -50,11 +51,19 @@ class Watched(Protocol):
 
 
 @frozen
+class Pace:
+    """How much a worker does at once, and how many seconds it has to end that."""
+
+    at_once: int
+    drain: float
+
+
+@frozen
 class Driving:
-    """An engine, and how a loop works for it with so much at once."""
+    """An engine, and how a loop works for it at a pace."""
 
     engine: Engine
-    work: Callable[[AgentLoop, int], AbstractContextManager[object]]
+    work: Callable[[AgentLoop, Pace], AbstractContextManager[object]]
 
 
 @frozen(kw_only=True)
@@ -84,8 +93,16 @@ def opened(asked: Asked) -> Iterator[Driving | None]:
         parts.stop(f"--engine {asked.name!r} is unknown; use one of {known}")
     if asked.store in {"memory", "memory:"}:
         parts.stop("--engine needs a --store that other processes see as well")
+    _log_as_we_do(_LOGGERS[asked.name])
     with _ENGINES[asked.name](asked) as driving:
         yield driving
+
+
+def _log_as_we_do(name: str) -> None:
+    """Have what an engine's library has to say look like what this one says."""
+    theirs = logging.getLogger(name)
+    theirs.handlers[:] = logging.getLogger("agentloop").handlers
+    theirs.propagate = False
 
 
 def lease(given: float | None, driving: Driving | None) -> float:
@@ -96,10 +113,10 @@ def lease(given: float | None, driving: Driving | None) -> float:
 
 
 def working(
-    loop: AgentLoop, driving: Driving | None, n: int
+    loop: AgentLoop, driving: Driving | None, pace: Pace
 ) -> AbstractContextManager[object]:
     """A worker of the engine, or of the loop itself without one."""
-    return loop.worker(n) if driving is None else driving.work(loop, n)
+    return loop.worker(pace.at_once) if driving is None else driving.work(loop, pace)
 
 
 @contextmanager
@@ -114,8 +131,9 @@ def _temporal(asked: Asked) -> Iterator[Driving]:
         asked.address, asked.namespace, task_queue=asked.task_queue
     )
 
-    def work(loop: AgentLoop, n: int) -> TemporalWorker:
-        return TemporalWorker(loop, server, concurrency=n)
+    def work(loop: AgentLoop, pace: Pace) -> TemporalWorker:
+        drain = max(pace.drain, 0.1)  # Temporal's own takes no less
+        return TemporalWorker(loop, server, concurrency=pace.at_once, drain=drain)
 
     with TemporalEngine(server) as engine:
         yield Driving(engine, work)
@@ -129,10 +147,13 @@ def _dbos(asked: Asked) -> Iterator[Driving]:
     if not url.startswith("postgresql://"):
         parts.stop("--engine dbos needs --address postgresql://..., or such a --store")
     schema = asked.namespace or "dbos"
-    database = DbosDatabase(url, schema=schema, name=asked.task_queue)
+    try:
+        database = DbosDatabase(url, schema=schema, name=asked.task_queue)
+    except ValueError as error:
+        parts.stop(f"--task-queue: {error}")
 
-    def work(loop: AgentLoop, n: int) -> DbosWorker:
-        return DbosWorker(loop, database, runs=n)
+    def work(loop: AgentLoop, pace: Pace) -> DbosWorker:
+        return DbosWorker(loop, database, runs=pace.at_once, grace=pace.drain)
 
     with DbosEngine(database) as engine:
         engine.migrate()  # does nothing where a worker has done so
@@ -140,3 +161,5 @@ def _dbos(asked: Asked) -> Iterator[Driving]:
 
 
 _ENGINES: Mapping[str, Making] = {"temporal": _temporal, "dbos": _dbos}
+_LOGGERS: Mapping[str, str] = {"temporal": "temporalio", "dbos": "dbos"}
+"""What the libraries of the engines log under."""

@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,9 +18,9 @@ import typer
 from agentloop.cli import backends, engines, parts
 from agentloop.core.run import Scope
 from agentloop.http.auth import Authenticate, fixed_tokens, is_token
-from agentloop.http.logs import configure_logging, log_run_event
+from agentloop.http.logs import LOGGER, configure_logging, log_run_event
 from agentloop.http.options import HttpOptions
-from agentloop.ports import ServerDirectory
+from agentloop.ports import ServerDirectory, Store, StoreUnavailableError
 
 StoreUrl = Annotated[str, typer.Option(help=parts.STORE_HELP)]
 BackendName = Annotated[str, typer.Option(help=parts.BACKEND_HELP)]
@@ -59,6 +59,9 @@ RunTimeout = Annotated[
 AttemptTimeout = Annotated[float, typer.Option(help="Seconds one inference may take.")]
 ToolTimeout = Annotated[float, typer.Option(help="Seconds one tool call may take.")]
 JsonLogs = Annotated[bool, typer.Option(help="Write logs as JSON lines.")]
+Drain = Annotated[
+    float, typer.Option(min=0.0, help="Seconds that stopping may take altogether.")
+]
 RUN_TIMEOUT, ATTEMPT_TIMEOUT, TOOL_TIMEOUT = 900.0, 300.0, 120.0
 """What holds a worker of a server that nobody watches, unless a flag says otherwise."""
 MAX_REQUESTS, MAX_STREAMS = 256, 1000
@@ -100,9 +103,7 @@ def serve(
     max_streams: Annotated[
         int, typer.Option(min=1, help="Event streams open beyond which to answer 429.")
     ] = MAX_STREAMS,
-    drain: Annotated[
-        float, typer.Option(min=0.0, help="Seconds that stopping may take altogether.")
-    ] = 30.0,
+    drain: Drain = 30.0,
     run_timeout: RunTimeout = RUN_TIMEOUT,
     attempt_timeout: AttemptTimeout = ATTEMPT_TIMEOUT,
     tool_timeout: ToolTimeout = TOOL_TIMEOUT,
@@ -176,6 +177,7 @@ def worker(
     region: Region = None,
     tools: ToolSpecs = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Runs driven at once.")] = 16,
+    drain: Drain = 30.0,
     run_timeout: RunTimeout = RUN_TIMEOUT,
     attempt_timeout: AttemptTimeout = ATTEMPT_TIMEOUT,
     tool_timeout: ToolTimeout = TOOL_TIMEOUT,
@@ -187,7 +189,11 @@ def worker(
     allow_private_mcp: PrivateMcp = False,
     json_logs: JsonLogs = True,
 ) -> None:
-    """Drive started runs, and whatever a dead worker left, until SIGTERM or SIGINT."""
+    """Drive started runs, and whatever a dead worker left, until SIGTERM or SIGINT.
+
+    What is under way then may end; what has not when the drain is over is taken up
+    by others when its lease has run out. Exits with 0 when all ended, else with 1.
+    """
     with parts.plain_errors(), ExitStack() as stack:
         configure_logging(json=json_logs, also=OTHERS)
         opened = stack.enter_context(parts.open_store(store))
@@ -199,6 +205,7 @@ def worker(
             store=store,
         )
         driving = stack.enter_context(engines.opened(asked_engine))
+        _check_schema(opened)
         wanted = backends.choose(backend, endpoint_url, region, backends_file)
         chosen = stack.enter_context(wanted)
         loop = stack.enter_context(
@@ -218,9 +225,40 @@ def worker(
         asked = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: asked.set())
-        working = stack.enter_context(engines.working(loop, driving, concurrency))
+        pace = engines.Pace(at_once=concurrency, drain=0.8 * drain)
+        working = stack.enter_context(engines.working(loop, driving, pace))
         typer.echo(f"agentloop drives runs of {parts.shown(store)}")
-        _until(asked, working)
+        try:
+            _until(asked, working)
+        finally:
+            _end_within(drain)
+
+
+def _check_schema(store: Store) -> None:
+    """Refuse a store whose tables are missing or of another release.
+
+    One that is away now may be there later, and is waited for.
+
+    Raises:
+        SchemaVersionError: it was not migrated.
+    """
+    with suppress(StoreUnavailableError):
+        store.ping()
+
+
+def _end_within(seconds: float) -> None:
+    """Have this process end in time, whatever its threads are inside of.
+
+    The interpreter would wait for them when it ends.
+    """
+
+    def end() -> None:
+        LOGGER.warning("stopped before all was drained")
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
 
 
 def _until(asked: threading.Event, working: object) -> None:
