@@ -531,6 +531,10 @@ LARGE: dict[str, tuple[Any, str]] = {
         "deeper than 10|over 2000",
     ),
     "long": ({"kind": "user_message", "text": [0] * 5000}, "over 2000 bytes"),
+    "long by its parts": (
+        {"kind": "user_message", "text": [0] * 1500},
+        "over 2000 bytes",
+    ),
 }
 
 

@@ -28,18 +28,16 @@ def check_size(value: Any, limits: Limits) -> None:
             if depth >= limits.max_depth:
                 raise _too_large(f"nested deeper than {limits.max_depth} levels")
             size += 1 + len(node)
-            todo += _inside(node, depth + 1, limits.max_bytes - size)
+            if size <= limits.max_bytes:  # a longer one is refused unread
+                todo += [(part, depth + 1) for part in _inside(node)]
         else:
             size += 1
         if size > limits.max_bytes:
             raise _too_large(f"a body of over {limits.max_bytes} bytes")
 
 
-def _inside(node: Any, depth: int, left: int) -> list[tuple[Any, int]]:
-    if len(node) > left:
-        return []  # it is refused for its length
-    parts = (*node.keys(), *node.values()) if isinstance(node, Mapping) else node
-    return [(part, depth) for part in parts]
+def _inside(node: Any) -> Any:
+    return (*node.keys(), *node.values()) if isinstance(node, Mapping) else node
 
 
 def _too_large(problem: str) -> RequestError:
