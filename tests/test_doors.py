@@ -17,6 +17,9 @@ from agentloop.stores.sqlite import SQLiteStore
 from agentloop.testing.fake_bedrock import FakeBedrock
 from agentloop.testing.fake_bedrock import calls as bedrock_calls
 from agentloop.testing.fake_bedrock import says as bedrock_says
+from agentloop.testing.fake_snowflake import FakeSnowflake
+from agentloop.testing.fake_snowflake import calls as cortex_calls
+from agentloop.testing.fake_snowflake import says as cortex_says
 from agentloop.testing.scripted import (
     ScriptedBackend,
     ScriptError,
@@ -266,7 +269,20 @@ def test_a_fakes_script_is_of_replies(step: Any) -> None:
                 give(step)
 
 
-@pytest.mark.parametrize("verbs", [(says, calls), (bedrock_says, bedrock_calls)])
+@pytest.mark.parametrize("step", ["hello", None, [cortex_says("x")]], ids=repr)
+def test_a_snowflakes_script_is_of_replies(step: Any) -> None:
+    """FakeSnowflake says it in the same words."""
+    words = "a script is of replies such as says"
+    with pytest.raises(TypeError, match=words):
+        FakeSnowflake(step)
+    with FakeSnowflake() as account, pytest.raises(TypeError, match=words):
+        account.script(step)
+
+
+VERBS = [(says, calls), (bedrock_says, bedrock_calls), (cortex_says, cortex_calls)]
+
+
+@pytest.mark.parametrize("verbs", VERBS)
 def test_the_verbs_of_a_script_say_what_they_take(verbs: Any) -> None:
     """A call that is no pair, and a text that is none, are told where they stand."""
     say, call = verbs

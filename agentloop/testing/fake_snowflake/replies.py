@@ -14,11 +14,12 @@ on a wire: that is the business of the dialects.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from attrs import field, frozen
 
 from agentloop.testing.fake_snowflake.shapes import Doc, dumps
+from agentloop.testing.scripted import check_call
 
 if TYPE_CHECKING:
     from agentloop.testing.fake_snowflake.clock import Gate
@@ -266,6 +267,17 @@ Fault: TypeAlias = Failure | Page | Reset | Expired | SqlFailure | Null | Comput
 Reply: TypeAlias = Answer | Fault
 
 
+def checked(reply: Any) -> Reply:
+    """A reply as it is; what is none would fail the request that reaches it.
+
+    Raises:
+        TypeError: it is no reply.
+    """
+    if not isinstance(reply, Answer | Fault):
+        raise TypeError(f"a script is of replies such as says('…'), not {reply!r:.60}")
+    return reply
+
+
 # -- what is said ---------------------------------------------------------------------
 def says(
     text: str, *, usage: Usage | tuple[int, int] | None = None, stop: str | None = None
@@ -276,7 +288,12 @@ def says(
         text: What the model says.
         usage: Tokens billed, as `(input, output)` or from `tokens(...)`.
         stop: Another stop reason, also one nobody knows yet, or `MISSING`.
+
+    Raises:
+        TypeError: What is said is no text.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"says takes a text, not {text!r:.60}")
     return Answer(blocks=(Text(text),), usage=_usage(usage), stop=stop)
 
 
@@ -295,7 +312,12 @@ def calls(
         ids: Call ids, in order, equal ones allowed; left out, the server numbers.
         usage: Tokens billed.
         stop: Another stop reason, like `end_turn` despite the calls.
+
+    Raises:
+        TypeError: A call is no pair of a name and its input.
     """
+    for call in wanted:
+        check_call(call)
     given = tuple(ids)
     if given and len(given) != len(wanted):
         raise ValueError(

@@ -21,6 +21,7 @@ from agentloop.testing.fake_snowflake.replies import (
     Redacted,
     Reply,
     Thought,
+    checked,
 )
 
 
@@ -52,8 +53,9 @@ class Script:
     # -- what tests do ----------------------------------------------------------------
     def add(self, *replies: Reply) -> None:
         """Put replies at the end of the queue."""
+        more = [checked(reply) for reply in replies]
         with self._lock:
-            self._replies.extend(replies)
+            self._replies.extend(more)
 
     def trust(self, signature: str, thought: str) -> None:
         """Accept a thought this server did not issue."""
