@@ -34,6 +34,19 @@ class DbosPlace:
     def work(self, loop: AgentLoop) -> DbosWorker:
         return DbosWorker(loop, self.database, grace=5.0)
 
+    def kept(self) -> list[str]:
+        """Every row of every table of DBOS."""
+        with psycopg.connect(self._address) as db:
+            tables = db.execute(
+                "SELECT table_name FROM information_schema.tables"
+                " WHERE table_schema = 'dbos'"
+            ).fetchall()
+            found = [
+                db.execute(f"SELECT to_jsonb(t)::text FROM dbos.{table} t").fetchall()
+                for (table,) in tables
+            ]
+        return [text for rows in found for (text,) in rows]
+
     def close(self) -> None:
         self._engine.close()
 

@@ -227,7 +227,8 @@ class Hunt:
 
     def tally(self, seconds: float) -> dict[str, Any]:
         """The figures."""
-        entries = self.stage.ledger.entries()
+        noted = self.stage.ledger.entries()
+        entries = [entry for entry in noted if entry.run_id in self.flows]
         times = Counter(entry.effect_key for entry in entries)
         tool = {entry.effect_key: entry.tool for entry in entries}
         again = [key for key, count in times.items() if count > 1]

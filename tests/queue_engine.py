@@ -18,7 +18,7 @@ from attrs import evolve
 from agentloop import AgentLoop
 from agentloop.core.machine import next_command
 from agentloop.core.phases import Finish
-from agentloop.ports import LeaseLostError, RunRef, StoreUnavailableError
+from agentloop.ports import LeaseLostError, Reader, RunRef, StoreUnavailableError
 from agentloop.runtime.rounds import RunBusyError
 from agentloop.stores.sqlite import SQLiteStore
 
@@ -75,6 +75,7 @@ class QueuePlayer:
         self._mine: set[str] = set()
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._play) for _ in range(6)]
+        self._threads.append(threading.Thread(target=self._find_lost_starts))
 
     def __enter__(self) -> "QueuePlayer":
         for thread in self._threads:
@@ -103,8 +104,20 @@ class QueuePlayer:
             self._recipe(run)
         except AWAY:
             self._stopped.wait(0.05)
+        except LookupError:  # there is no such run any more
+            self._done(run)
         finally:
             self._mine.discard(run.run_id)
+
+    def _done(self, run: RunRef) -> None:
+        self._table.run("UPDATE queue SET done = 1 WHERE run = ?", run.run_id)
+
+    def _find_lost_starts(self) -> None:
+        """Now and then: start what the table never heard of; twice is as once."""
+        store = self.rounds.runner.resources.store
+        while not self._stopped.wait(0.5):
+            for run in store.unclaimed("queue", 100):
+                QueueEngine(self._table).start(run)
 
     def _due(self) -> list[Any]:
         return self._table.run("SELECT run, company FROM queue WHERE done = 0")
@@ -116,7 +129,7 @@ class QueuePlayer:
             if self._stopped.is_set():
                 return
             standing = self.rounds.go_on(run, standing)
-        self._table.run("UPDATE queue SET done = 1 WHERE run = ?", run.run_id)
+        self._done(run)
 
     def _sleep(self, run: RunRef, seconds: float) -> None:
         woken = "SELECT 1 FROM queue WHERE run = ? AND woken = 1"
@@ -142,6 +155,9 @@ class QueuePlace:
 
     def work(self, loop: AgentLoop) -> QueuePlayer:
         return QueuePlayer(Table(self._folder), loop)
+
+    def kept(self) -> list[str]:
+        return [str(row) for row in Table(self._folder).run("SELECT * FROM queue")]
 
     def close(self) -> None:
         """Nothing stays open."""
@@ -188,3 +204,66 @@ class Twice:
 def lying(folder: str) -> LyingPlace:
     """The factory of a place that breaks promises."""
     return LyingPlace(folder)
+
+
+class Tired(QueuePlayer):
+    """Takes a lease that was lost for the end of the run."""
+
+    def _recipe(self, run: RunRef) -> None:
+        try:
+            super()._recipe(run)
+        except LeaseLostError:
+            self._done(run)
+
+
+class Fragile(QueuePlayer):
+    """Tries again, and again, what can be no more."""
+
+    def _done(self, run: RunRef) -> None:
+        row = self.rounds.runner.resources.store.get_run(Reader(1), run.run_id)
+        if row is not None:
+            super()._done(run)
+
+
+class Blind(QueuePlayer):
+    """Never looks for starts that were lost."""
+
+    def _find_lost_starts(self) -> None:
+        """Nobody asked for it."""
+
+
+class Curious(QueuePlayer):
+    """Keeps what the user said."""
+
+    def _recipe(self, run: RunRef) -> None:
+        row = self.rounds.runner.resources.store.get_run(Reader(1), run.run_id)
+        said = row.payload if row else ""
+        self._table.run("CREATE TABLE IF NOT EXISTS said (run TEXT, text TEXT)")
+        self._table.run("INSERT INTO said VALUES (?, ?)", run.run_id, said)
+        super()._recipe(run)
+
+
+FAULTY = {each.__name__: each for each in (Tired, Fragile, Blind, Curious)}
+
+
+class FaultyPlace(QueuePlace):
+    """A place whose players break one promise."""
+
+    def __init__(self, address: str) -> None:
+        fault, _, folder = address.partition(" ")
+        super().__init__(folder)
+        self._player = FAULTY[fault]
+
+    def work(self, loop: AgentLoop) -> QueuePlayer:
+        return self._player(Table(self._folder), loop)
+
+    def kept(self) -> list[str]:
+        table = Table(self._folder)
+        names = table.run("SELECT name FROM sqlite_master WHERE type = 'table'")
+        rows = [row for (name,) in names for row in table.run(f"SELECT * FROM {name}")]
+        return list(map(str, rows))
+
+
+def faulty(address: str) -> FaultyPlace:
+    """The factory of places with a fault, `FAULT FOLDER`."""
+    return FaultyPlace(address)

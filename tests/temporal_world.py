@@ -1,7 +1,6 @@
 """A host with Temporal: what starts runs, what drives them, and what was recorded."""
 
 import asyncio
-import base64
 import threading
 import uuid
 from typing import Any, TypeVar
@@ -19,6 +18,7 @@ from agentloop.engines.temporal_client import connect
 from agentloop.ports import Store
 from agentloop.stores.memory import MemoryStore
 from agentloop.testing.scripted import ScriptedBackend
+from tests.temporal_place import payloads_of
 from tests.temporal_server import running
 
 ME = Scope(1, 407)
@@ -140,18 +140,8 @@ def payloads(histories: list[WorkflowHistory]) -> list[bytes]:
     """The data of every payload in some histories."""
     found: list[bytes] = []
     for history in histories:
-        found += _data(history.to_json_dict())
+        found += payloads_of(history.to_json_dict())
     return found
-
-
-def _data(value: Any) -> list[bytes]:
-    if isinstance(value, dict):
-        if "metadata" in value and "data" in value:
-            return [base64.b64decode(value["data"])]
-        return [one for each in value.values() for one in _data(each)]
-    if isinstance(value, list):
-        return [one for each in value for one in _data(each)]
-    return []
 
 
 def _with_client(server: TemporalServer, work: Any) -> Any:

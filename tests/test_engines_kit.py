@@ -14,6 +14,7 @@ from agentloop.testing.engines import (
     death,
     opened,
     parity,
+    waiting,
 )
 from agentloop.testing.engines.ledger import Fuse
 from agentloop.testing.engines.place import imported
@@ -68,6 +69,47 @@ def test_another_answer_is_found(lies: Stage) -> None:
     parity(lies, "answer")
     with pytest.raises(BrokenPromiseError, match="server tools: wanted"):
         parity(lies, "server tools")
+
+
+@pytest.mark.parametrize(
+    ("fault", "check", "told"),
+    [
+        ("Tired", "a lease that is lost ends no run", "did not happen that run"),
+        (
+            "Fragile",
+            "a deleted conversation leaves its runs at rest",
+            "somebody came back",
+        ),
+        (
+            "Blind",
+            "a start that was lost is found when nobody repeats it",
+            "did not happen that run",
+        ),
+        (
+            "Curious",
+            "nothing that was said is kept by the engine",
+            "the engine keeps what was said",
+        ),
+    ],
+)
+def test_an_engine_with_a_fault_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, check: str, told: str
+) -> None:
+    """Each of them passes for an engine until its own check is made."""
+    monkeypatch.setattr(waiting, "PATIENCE", 6.0)
+    with opened("tests.queue_engine:faulty", f"{fault} {tmp_path}") as here:
+        with pytest.raises(AssertionError, match=told):
+            CHECKS[check](here)
+        CHECKS["answers land in the order of their calls"](here)
+
+
+def test_a_cancel_that_does_nothing_is_found(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was to be cancelled and completed instead is a broken promise."""
+    monkeypatch.setattr(stage.loop, "cancel_run", lambda *_, **__: None)
+    with pytest.raises(BrokenPromiseError, match="wanted 'AgentLoopCancelled'"):
+        CHECKS["a cancel that comes before the answer ends the run"](stage)
 
 
 def test_a_death_that_nobody_died_is_found(

@@ -1,7 +1,10 @@
 """Driving a run for an engine: one command at a time, each of them repeatable.
 
 An engine (Temporal, DBOS, a queue of your own) keeps the order of things and brings
-workers back; what a run holds stays in the store. The recipe for one:
+workers back; what a run holds stays in the store. Whoever starts runs gives
+`AgentLoop(engine=...)` an `agentloop.ports.Engine`, whose `name` stands in each run's
+row; its workers have a loop without one, over the same store, and
+`rounds = loop.rounds(name)`. The recipe for one run, an `agentloop.ports.RunRef`:
 
     standing = rounds.begin(run)
     while not isinstance(next_command(standing.state), Finish):
@@ -9,16 +12,30 @@ workers back; what a run holds stays in the store. The recipe for one:
         standing = rounds.go_on(run, standing)
 
 `begin` and `go_on` are the engine's steps: whatever may be lost, killed or done
-twice. A round claims the run, commits its command as the intent, performs it,
-commits what came of it and gives the run back. When it is repeated after its answer
-was lost, the store is ahead of what the engine has seen, and the round answers with
-that, performing nothing. When it died within an effect, the next round finds the
-intent and treats it as any driver does: inference and repeatable tools are made
-again, of all others the model is told that the outcome is unknown. The end is stored
-with the command that led to it, in one commit, so no run can be over and not stored.
+twice. What it keeps of each is `standing_text(standing)` of `agentloop.wire.standing`,
+small and without content, and `standing_from(text)` brings that back. A round claims
+the run, commits its command as the intent, performs it, commits what came of it and
+gives the run back. When it is repeated after its answer was lost, the store is ahead
+of what the engine has seen, and the round answers with that, performing nothing. When
+it died within an effect, the next round finds the intent and treats it as any driver
+does: inference and repeatable tools are made again, of all others the model is told
+that the outcome is unknown. The end is stored with the command that led to it, in one
+commit, so no run can be over and not stored.
 
-Make the engine's own retries endless for `RunBusyError` and
-`StoreUnavailableError`, which say "not now"; nothing else is raised for a run's sake.
+What a round raises, and what the engine does then:
+
+* `RunBusyError`, `LeaseLostError`, `StoreUnavailableError`: not now. Repeat the step,
+  a moment later and without an end; none of them says anything of the run.
+* `LookupError`, of exactly this type: there is no such run any more, or it is another
+  driver's. End the workflow in peace; a repeat would fail for ever.
+* Anything else is a mistake of somebody's. Log it, and repeat the step after a while.
+
+A start may be lost between the row and the engine. The caller is told, and a repeat of
+its request heals that; for those that nobody repeats, workers look now and then for
+`store.unclaimed(name, limit)` and start what the engine does not know. So `start` must
+be idempotent. And let the name say which queue or namespace a run was meant for, when
+one store may have workers of several: what a name fits is driven.
+
 `agentloop.testing.engines` is the kit that a new engine has to pass. This module must
 not know any engine.
 """

@@ -14,6 +14,7 @@ from uuid import UUID, uuid5
 from agentloop.core.catalog import RequestError
 from agentloop.core.content import ToolResult
 from agentloop.core.run import Run
+from agentloop.testing.engines.flows import CANARY
 from agentloop.testing.engines.left import SCOPE
 from agentloop.testing.engines.stage import Stage, reference
 from agentloop.testing.engines.waiting import until
@@ -212,6 +213,20 @@ def a_worker_that_hangs_is_replaced_and_does_no_harm(stage: Stage) -> None:
     same(len(stage.executions(run)), 1, "the executions")
 
 
+@_check
+def a_lease_that_is_lost_ends_no_run(stage: Stage) -> None:
+    """A round that can commit nothing any more is made again, like one that is busy."""
+    stage.hang("after model", workers=1)
+    try:
+        run = stage.start("one look")
+        until(lambda: not stage.fuse.armed, "the worker stands still")
+        stage.take_from_all(run)
+    finally:
+        stage.wake()
+    same(stage.ended(run).status, "completed", "the status")
+    same(stage.left(run).messages, reference("one look").messages, "the messages")
+
+
 def _has_made(stage: Stage, runs: list[Run], calls: int) -> bool:
     """Whether these runs have made so many calls together."""
     ids = {run.id for run in runs}
@@ -238,8 +253,23 @@ def _all_as_expected(stage: Stage, runs: list[Run], *, unknown: bool) -> None:
 
 
 @_check
+def a_cancel_that_comes_before_the_answer_ends_the_run(stage: Stage) -> None:
+    """Whatever the model has said meanwhile, a cancel that was accepted wins."""
+    run = _cancelled_at(stage, "after model")
+    same(run.error and run.error.type, "AgentLoopCancelled", "the error")
+
+
+@_check
+def a_cancel_that_comes_after_the_end_changes_nothing(stage: Stage) -> None:
+    """The end is stored, and only the engine has not heard of it yet."""
+    run = _cancelled_at(stage, "after finalize")
+    same(stage.left(run), reference("one look"), "what is left")
+
+
+@_check
 def a_cancel_that_races_the_end_leaves_one_of_both(stage: Stage) -> None:
-    """A run is completed with its messages or cancelled without; never in between."""
+    """A run is completed or cancelled as a whole, also when the end is just stored."""
+    _one_of_both(stage, _cancelled_at(stage, "before finalize"))
     stage.staff()
     runs = [stage.start("one look") for _ in range(10)]
     for count, run in enumerate(runs):
@@ -250,13 +280,53 @@ def a_cancel_that_races_the_end_leaves_one_of_both(stage: Stage) -> None:
         _one_of_both(stage, stage.ended(run))
 
 
+def _cancelled_at(stage: Stage, place: str) -> Run:
+    """A run that is cancelled while its worker stands still at a place."""
+    stage.hang(place)
+    try:
+        run = stage.start("one look")
+        if place == "after finalize":
+            stage.ended(run)  # a worker may have come by with another run's end
+        until(lambda: not stage.fuse.armed, f"a worker comes by {place}")
+        stage.loop.cancel_run(run.id, scope=SCOPE)
+    finally:
+        stage.wake()
+    return stage.ended(run)
+
+
 def _one_of_both(stage: Stage, run: Run) -> None:
-    found = stage.left(run)
+    """Completed with all of its messages, or cancelled with none or a legal part.
+
+    That the messages are a legal history was seen when they were read.
+    """
+    found, whole = stage.left(run).messages, reference("one look").messages
     if run.status == "completed":
-        same(found.messages, reference("one look").messages, "the messages")
+        same(found, whole, "the messages")
         return
     same(run.error and run.error.type, "AgentLoopCancelled", "the error")
     demand(run.final_text is None, f"cancelled run {run.id} has a final text")
+    demand(whole[-1] not in found, f"cancelled run {run.id} has the last message")
+
+
+@_check
+def a_deleted_conversation_leaves_its_runs_at_rest(stage: Stage) -> None:
+    """There is no such run any more: nobody comes back to it, and others go on."""
+    stage.staff()
+    runs = [stage.start("waits") for _ in range(8)]
+    for run in runs:
+        until(partial(_has_tried, stage, run), f"run {run.id} waits")
+        stage.loop.delete_conversation(run.conversation_id, scope=SCOPE)
+    _all_as_expected(stage, [stage.start("rows") for _ in range(4)], unknown=False)
+    stage.staff(1)
+    same(stage.ended(stage.start("waits")).status, "completed", "the status")
+    stage.fuse.arm("before claim")
+    stage.linger()
+    demand(stage.fuse.armed, "somebody came back to a run that was removed")
+    stage.fuse.disarm()
+
+
+def _has_tried(stage: Stage, run: Run) -> bool:
+    return stage.tried(run) == 1
 
 
 @_check
@@ -265,6 +335,28 @@ def a_start_that_was_lost_is_healed_by_its_repeat(stage: Stage) -> None:
     stage.staff()
     where = stage.converse("answer")
     key = str(uuid5(UUID(where), "key"))
+    _lose_a_start(stage, where, key)
+    run = stage.loop.start_run(where, "go", client_op_id=key, scope=SCOPE)
+    again = stage.loop.start_run(where, "go", client_op_id=key, scope=SCOPE)
+    same(again.id, run.id, "the run")
+    same(stage.ended(run).status, "completed", "the status")
+    same(stage.left(run), reference("answer"), "what is left")
+
+
+@_check
+def a_start_that_was_lost_is_found_when_nobody_repeats_it(stage: Stage) -> None:
+    """The row is there and its caller is gone: a worker that comes looks for such."""
+    stage.staff(0)
+    where = stage.converse("answer")
+    _lose_a_start(stage, where, str(uuid5(UUID(where), "key")))
+    (run,) = stage.loop.list_runs(where, scope=SCOPE)
+    stage.staff()
+    same(stage.ended(run).status, "completed", "the status")
+    same(stage.left(run), reference("answer"), "what is left")
+
+
+def _lose_a_start(stage: Stage, where: str, key: str) -> None:
+    """Start a run that the engine never hears of."""
     stage.line.cut = True
     try:
         stage.loop.start_run(where, "go", client_op_id=key, scope=SCOPE)
@@ -274,11 +366,21 @@ def a_start_that_was_lost_is_healed_by_its_repeat(stage: Stage) -> None:
         raise BrokenPromiseError("a start that was lost was reported as made")
     finally:
         stage.line.cut = False
-    run = stage.loop.start_run(where, "go", client_op_id=key, scope=SCOPE)
-    again = stage.loop.start_run(where, "go", client_op_id=key, scope=SCOPE)
-    same(again.id, run.id, "the run")
-    same(stage.ended(run).status, "completed", "the status")
-    same(stage.left(run), reference("answer"), "what is left")
+
+
+# ---------------------------------------------------------------- what is kept
+
+
+@_check
+def nothing_that_was_said_is_kept_by_the_engine(stage: Stage) -> None:
+    """Neither texts nor arguments nor results: they are in the store alone."""
+    stage.staff()
+    where = stage.converse("secret")
+    run = stage.ended(stage.loop.start_run(where, CANARY, scope=SCOPE))
+    same(run.final_text, CANARY, "the final text")
+    kept = tuple(stage.place.kept())
+    demand(any(run.id in text for text in kept), "the engine knows nothing of the run")
+    demand(not any(CANARY in text for text in kept), "the engine keeps what was said")
 
 
 # ---------------------------------------------------------------- the server

@@ -13,7 +13,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from agentloop.core.catalog import Failure
+from agentloop.core.catalog import Failure, FailureKind
 from agentloop.core.config import ToolSpec
 from agentloop.core.content import Json, Text
 from agentloop.core.routing import InDoubt, Offer
@@ -54,6 +54,8 @@ class Flow:
         start: further arguments of every run's start.
         choices: options of the workers beyond the kit's own.
         cancelled: whether a run is cancelled once its first attempt has failed.
+        at_once: how many runs are started together; what is left tells them apart
+            by how they ended only.
     """
 
     model: Callable[[Seen], Reply]
@@ -62,13 +64,17 @@ class Flow:
     start: dict[str, Any] = field(factory=dict)
     choices: dict[str, Any] = field(factory=dict)
     cancelled: bool = False
+    at_once: int = 1
 
 
 # ---------------------------------------------------------------- models
 
 PAY = ("kit-pay", {"n": 1})
 LOOK = ("kit-look", {"n": 1})
+FLAKY = ("kit-flaky", {"n": 1})
 CONFIRM = ("user-confirm", {"slot": 9})
+CANARY = "canary"
+"""What a flow says, asks for and finds that an engine must not have kept."""
 SCHEMA = {
     "type": "object",
     "required": ["text", "n"],
@@ -158,6 +164,24 @@ PARITY: dict[str, Flow] = {
         _turns(calls(("late-pay", {"n": 1})), says("found")),
         config={"mcp_servers": [{"alias": "late"}]},
     ),
+    "discovery that fails first": Flow(
+        _turns(calls(("shy-pay", {"n": 1})), says("found")),
+        config={"mcp_servers": [{"alias": "shy"}]},
+    ),
+    "tool that is tried again": Flow(_turns(calls(FLAKY), says("ok"))),
+    "tool that is tried again beside others": Flow(
+        _turns(calls(PAY, FLAKY, LOOK), says("ok"))
+    ),
+    "tool that stays broken": Flow(
+        _turns(calls(PAY, ("kit-down", {"n": 1})), says("never said"))
+    ),
+    "truncated": Flow(_turns(calls(LOOK, stop="max_tokens"))),
+    "answer that does not fit": Flow(
+        _turns(says('{"text": "room 3"}')), config={"output_format_schema": SCHEMA}
+    ),
+    "lost race": Flow(
+        _after_throttling(0.5, says("first")), start={"expected_version": 0}, at_once=2
+    ),
     "refused": Flow(_turns(calls(PAY), fails("denied", code="AccessDenied"))),
     "last iteration": Flow(_turns(calls(PAY)), config={"max_iterations": 2}),
     "unknown tool": Flow(_turns(calls(("nowhere-go", {})), says("ok"))),
@@ -175,6 +199,10 @@ FLOWS: dict[str, Flow] = {
     "one look": Flow(_turns(calls(LOOK), says("seen"))),
     "rows": Flow(_rows(ROWS)),
     "waits": Flow(_after_throttling(1.5, says("at last"))),
+    "secret": Flow(
+        _turns(calls(("kit-pay", {"n": 1, "note": CANARY}), text=CANARY), says(CANARY)),
+        (CANARY,),
+    ),
 }
 
 
@@ -187,20 +215,26 @@ def answer(seen: Seen) -> Reply:
 
 
 class Tools:
-    """The kit's tool server; of two kinds, one of which must be asked what it has."""
+    """The kit's tool server; by its alias one that must be asked what it has.
 
-    def __init__(self, ledger: Ledger, fuse: Fuse, *, late: bool = False) -> None:
+    `late` answers at once; `shy` only when it is asked for the second time.
+    """
+
+    def __init__(self, ledger: Ledger, fuse: Fuse, alias: str = "kit") -> None:
         self._ledger = ledger
         self._fuse = fuse
-        self._late = late
+        self._alias = alias
 
     def declared(self) -> tuple[Offer, ...] | None:
         """The catalog, or None when it must be asked for."""
-        return None if self._late else _offers()
+        return _offers() if self._alias == "kit" else None
 
-    def discover(self, timeout: float) -> tuple[Offer, ...]:  # noqa: ARG002 - the port's
+    def discover(self, timeout: float) -> tuple[Offer, ...] | Failure:  # noqa: ARG002 - the port's
         """The catalog."""
         self._fuse.pass_by("before discovery")
+        if self._alias == "shy" and not self._ledger.entries("shy"):
+            self._ledger.write("shy", "discovery", "discover", 0)
+            return _failure("discovery_unavailable")
         return _offers()
 
     def call(self, call: ToolCall) -> ToolAnswer | Failure:
@@ -213,7 +247,16 @@ class Tools:
         self._fuse.pass_by("after tool")
         if call.name == "break":
             return ToolAnswer((Text("it broke"),), is_error=True)
-        return ToolAnswer((Text(f"{call.name} {number}"), Json({"n": number})))
+        if self._is_down(call):
+            return _failure("mcp_server")
+        text = f"{call.name} {number}{call.arguments.get('note', '')}"
+        return ToolAnswer((Text(text), Json({"n": number})))
+
+    def _is_down(self, call: ToolCall) -> bool:
+        """Whether a call fails in a way that another attempt may mend."""
+        made = self._ledger.entries(call.run_id)
+        tries = sum(entry.effect_key == call.effect_key for entry in made)
+        return call.name == "down" or (call.name == "flaky" and tries < 3)
 
     def _wait_for(self, call: ToolCall) -> None:
         """Let the call that is named come first, as it will when both run."""
@@ -230,12 +273,19 @@ class Tools:
         """Nothing is open."""
 
 
+def _failure(kind: FailureKind) -> Failure:
+    """Something that is tried again, not at once."""
+    return Failure(kind=kind, message="busy", code="503", retry_after=0.3)
+
+
 def _offers() -> tuple[Offer, ...]:
     kinds: dict[str, InDoubt] = {
         "pay": "tell",
         "look": "repeat",
         "meet": "repeat",
         "break": "tell",
+        "flaky": "repeat",
+        "down": "repeat",
     }
     return tuple(
         Offer(ToolSpec(name=name, input_schema=_OBJECT), in_doubt)
@@ -261,6 +311,6 @@ def loop_over(store: Store, folder: Path, **given: Any) -> AgentLoop:
         fuse.pass_by("after model")
         return reply
 
-    tools = {"kit": Tools(ledger, fuse), "late": Tools(ledger, fuse, late=True)}
+    tools = {alias: Tools(ledger, fuse, alias) for alias in ("kit", "late", "shy")}
     backend = ScriptedBackend(forever=model)
     return AgentLoop(backend, store, tools, **{"pause": hinted, **given})

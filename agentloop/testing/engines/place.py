@@ -6,7 +6,7 @@ looks at them, and the worker processes that are killed. Nothing in here knows a
 engine.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeAlias, cast
 
@@ -46,6 +46,14 @@ class Place(Protocol):
 
         Entered once, in a process of its own that was forked; when entering returns,
         the worker takes runs. Leaving gives back what it holds and stops.
+        """
+        ...
+
+    def kept(self) -> Iterable[str]:
+        """Whatever the engine has kept of runs by now, as readable text.
+
+        All of it: its rows, its histories, its messages. The kit looks for what was
+        said in a run, and for the id of the run.
         """
         ...
 

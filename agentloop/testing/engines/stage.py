@@ -7,6 +7,7 @@ with what they leave without an engine, over a store in memory.
 import os
 import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,7 +19,13 @@ from attrs import define, field
 
 from agentloop.core.content import ToolResult
 from agentloop.core.run import Run
-from agentloop.ports import Engine, EngineUnavailableError, RunRef
+from agentloop.ports import (
+    Claim,
+    ClaimRequest,
+    Engine,
+    EngineUnavailableError,
+    RunRef,
+)
 from agentloop.runtime.face import AgentLoop
 from agentloop.stores.memory import MemoryStore
 from agentloop.testing.engines.crew import Crew
@@ -130,11 +137,29 @@ class Stage:
         self.staff()
         self.fuse.arm(place, nth)
 
-    def hang(self, place: str) -> None:
+    def hang(self, place: str, workers: int = WORKERS) -> None:
         """Have the worker that comes by a place stand still there."""
         self.fuse.disarm()
-        self.staff()
+        self.staff(workers)
         self.fuse.arm(place, how=signal.SIGSTOP)
+
+    def take_from_all(self, run: Run) -> None:
+        """Have whoever holds a run lose its lease, and nobody hold it then."""
+        store: Any = self.place.store()
+        asked = ClaimRequest(driver=self.line.name, lease_seconds=60.0, run_id=run.id)
+        claims: list[Claim] = []
+
+        def taken() -> bool:
+            claims.extend(filter(None, [store.claim(asked)]))
+            return bool(claims)
+
+        until(taken, f"the lease of run {run.id} runs out")
+        store.release(claims[0].lease)
+        getattr(store, "close", lambda: None)()
+
+    def linger(self) -> None:
+        """Let some time pass in which something might happen that must not."""
+        threading.Event().wait(2 * self.place.lease + 1)
 
     def wake(self) -> None:
         """Let workers that stand still go on as if nothing had been."""
@@ -182,14 +207,18 @@ def play(loop: AgentLoop, name: str) -> Left:
     """Play a flow with a loop; its workers are elsewhere."""
     flow = FLOWS[name]
     where = converse(loop, name)
-    runs: list[Run] = []
+    ended: list[Run] = []
     for said in flow.said:
-        payload: Any = said(runs[-1]) if callable(said) else said
-        run = loop.start_run(where, payload, scope=SCOPE, **flow.start)
+        payload: Any = said(ended[-1]) if callable(said) else said
+        runs = [
+            loop.start_run(where, payload, scope=SCOPE, **flow.start)
+            for _ in range(flow.at_once)
+        ]
         if flow.cancelled:
-            _cancel_waiting(loop, run)
-        runs.append(loop.wait(run.id, timeout=PATIENCE, scope=SCOPE))
-    return left_of(loop, where, [run.id for run in runs])
+            _cancel_waiting(loop, runs[0])
+        over = [loop.wait(run.id, timeout=PATIENCE, scope=SCOPE) for run in runs]
+        ended += sorted(over, key=lambda run: run.status)
+    return left_of(loop, where, [run.id for run in ended])
 
 
 def _cancel_waiting(loop: AgentLoop, run: Run) -> None:

@@ -10,12 +10,13 @@ PATIENCE = 60.0
 STEP = 0.02
 
 
-def until(held: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
+def until(held: Callable[[], object], what: str, patience: float | None = None) -> None:
     """Wait until something holds; a store that is away just now says nothing.
 
     Raises:
         AssertionError: it did not come to hold in time.
     """
+    patience = PATIENCE if patience is None else patience
     pause = threading.Event()
     for _ in range(int(patience / STEP)):
         if _answer(held):
