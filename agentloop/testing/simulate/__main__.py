@@ -28,6 +28,10 @@ def record(hunt: Hunt) -> tuple[Totals, dict[str, Any]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Hunt, print what it came to, return the exit status."""
     chosen = _chosen(arguments)
+    if chosen.trace is not None:
+        report = simulate(chosen.trace, tell=print)
+        print(report.violation or "no violation")
+        return 1 if report.violation else 0
     hunt = Hunt(
         start=chosen.start,
         seeds=chosen.seeds,
@@ -53,6 +57,9 @@ def _chosen(arguments: Sequence[str] | None) -> Namespace:
     parser.add_argument(
         "--minutes", type=float, help="begin no more seeds after so many"
     )
+    parser.add_argument(
+        "--trace", type=int, metavar="SEED", help="tell what happens in one seed"
+    )
     parser.add_argument("--json", type=Path, help="a file for all figures")
     return parser.parse_args(arguments)
 
@@ -66,7 +73,8 @@ def found(seed: int, violation: str) -> None:
     """Print a violation, and what it takes to see it again."""
     needed = ", ".join(shrink(seed)) or "no fault at all"
     print(f"seed {seed} at commit {commit() or 'unknown'}: {violation}")
-    print(f"  trace {simulate(seed).trace}; needs {needed}", flush=True)
+    print(f"  trace {simulate(seed).trace}; needs {needed}")
+    print(f"  python -m agentloop.testing.simulate --trace {seed}", flush=True)
 
 
 def _print(totals: Totals, figures: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ Nothing here knows what a run is.
 import hashlib
 import random  # noqa: TID251 - one seeded generator orders a whole simulation
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal, TypeAlias, TypeVar
 
@@ -39,6 +39,7 @@ class Chance:
         dice = random.Random(seed)  # noqa: S311 - orders events, guards nothing
         self.faults: Counter[tuple[FaultClass, str]] = Counter()
         self.calm = False
+        self.tell: Callable[[str], object] | None = None
         self._roll = dice.random
         self._classes = frozenset(classes)
         rates = {each: dice.choice(_RATES) for each in CLASSES}
@@ -99,7 +100,9 @@ class Chance:
         return some[int(self._roll() * len(some))]
 
     def note(self, text: str) -> None:
-        """Add a line to the trace."""
+        """Add a line to the trace, and tell whoever wants to read it."""
+        if self.tell is not None:
+            self.tell(text)
         self._lines.append(text)
         if len(self._lines) >= _KEPT_LINES:
             self._digest_lines()

@@ -1,16 +1,20 @@
-"""The last look: what must hold of every run once all is over.
+"""The last look, and the invariants by number, as verdicts name them.
 
-The invariants by number, as verdicts name them: 1 messages are seen all or none,
-2 versions and ids without gaps, 3 one run per base version, 4 one end per run,
-5 one run per key, 6 legal histories, 7 an end is the end, 8 jobs are the iterations,
-9 calls run once, or at least once where that is allowed, 10 intents before effects,
-11 only the newest holder writes, 12 answers count once, 13 what is stored gives back
-the state, 14 usage is the sum of the attempts, 15 tenants see their own, 17 few and
-small rows, 18 typed errors only, 19 everything ends, 20 cancels are heard,
-21 attempts are capped.
+1 messages are seen all or none, 2 versions and ids without gaps, 3 one run per base
+version, 4 one end per run, 5 one run per key, 6 legal histories, 7 an end is the end,
+8 jobs are the iterations, 9 calls run once, or at least once where that is allowed,
+10 intents before effects, 11 only the newest holder writes, 12 answers count once,
+13 what is stored gives back the state, 14 usage is the sum of the attempts, 15 tenants
+see their own, 16 no secret is stored, 17 few and small rows, 18 typed errors only,
+19 everything ends, 20 cancels are heard, 21 attempts are capped.
+
+They are checked as it happens: with every answer of the store (1 to 5, 7, 11 to 17,
+20), every effect that begins (7, 9, 10, 20, 21) or is executed (9), every end (6, 15).
+What is here can be said of a run only when all is over: that it ended (19), that each
+attempt which began left a record, with what it really cost (14), that every result
+came from a call that ran (9), and that what is read back is all that was stored.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 
 from agentloop.core.content import ToolResult, tool_uses
@@ -19,7 +23,7 @@ from agentloop.core.run import Usage
 from agentloop.ports import Reader, RunRow
 from agentloop.runtime.present import attempts_of, effect_key, job_id
 from agentloop.stores.memory import MemoryStore
-from agentloop.testing.simulate.ledger import Ledger, Shelf, require
+from agentloop.testing.simulate.ledger import CANARY, Ledger, Shelf, require
 from agentloop.testing.simulate.outside import Deeds
 from agentloop.testing.simulate.witness import Witness, as_message
 from agentloop.wire.checkpoint import result_fields
@@ -39,13 +43,7 @@ def judge(witness: Witness, store: MemoryStore, deeds: Deeds, most: int) -> None
         _check_attempts(ledger, row, store, deeds)
         _check_calls(ledger, row, deeds)
         _check_ending(witness.shelves[row.conversation_id], ledger, row)
-        _check_rows(ledger)
-        stranger = Reader(row.company_id + 1)
-        unseen = store.get_run(stranger, run_id) is None
-        require(unseen, 15, f"a stranger sees {run_id}")
-        unseen = store.messages(stranger, row.conversation_id) is None
-        require(unseen, 15, f"a stranger reads {row.conversation_id}")
-    _check_executions(deeds)
+        require(CANARY not in (row.result or ""), 16, f"{run_id} tells a secret")
 
 
 def _check_jobs(ledger: Ledger, row: RunRow, store: MemoryStore, most: int) -> None:
@@ -118,17 +116,3 @@ def _answered(ledger: Ledger) -> Iterator[str]:
         elif message.role == "tool":
             results = [b for b in message.content if isinstance(b, ToolResult)]
             yield from (keys[r.tool_use_id] for r in results if not r.is_error)
-
-
-def _check_executions(deeds: Deeds) -> None:
-    for key, times in deeds.executed.items():
-        once = deeds.policies[key] == "repeat" or times == 1
-        require(once, 9, f"call {key} ran {times} times")
-
-
-def _check_rows(ledger: Ledger) -> None:
-    effects = len(ledger.intents)
-    kept = Counter(jobs=len(ledger.jobs), attempts=len(ledger.attempts))
-    rows = sum(kept.values()) + len(ledger.messages) + 1
-    most = 4 + 2 * effects + len(ledger.messages)
-    require(rows <= most, 17, f"{rows} rows for {effects} effects: {dict(kept)}")

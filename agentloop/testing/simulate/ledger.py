@@ -21,8 +21,17 @@ from agentloop.ports import (
     NewRunRow,
     RunRow,
 )
+from agentloop.runtime.present import job_id
 from agentloop.testing.simulate.chance import Violation
 
+CANARY = "hunter2-canary"
+"""What a tool knows, and raises with its errors; no row may hold it."""
+_TOKENS = (
+    "prompt_tokens",
+    "completion_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+)
 MAX_HEADER = 400
 """Characters of a header without open calls; each of those may add a few more."""
 
@@ -62,6 +71,7 @@ class Ledger:
     ended_at: int = 0
     intents: dict[tuple[str, int], int] = field(factory=dict)
     begun: dict[tuple[str, int], int] = field(factory=dict)
+    spent: list[int] = field(factory=lambda: [0] * 5)
 
     # ------------------------------------------------------------ driving
 
@@ -185,6 +195,7 @@ class Ledger:
         self.setup = change.setup or self.setup
         self.jobs.extend(change.jobs)
         self.attempts.extend(change.attempts)
+        self._spend(change)
         for event in change.events:
             self.last_event += 1
             if event.id != self.last_event:
@@ -194,6 +205,32 @@ class Ledger:
         self.revision += 1
         self.in_vain = 0
         self.last_change = change
+        self._check_rows(change)
+
+    def _spend(self, change: Checkpoint) -> None:
+        """Add up what the attempts cost, in numbers of our own."""
+        for attempt in change.attempts:
+            told = json.loads(attempt.body).get("usage")
+            if told is None:
+                self.spent[4] += 1
+                continue
+            for at, name in enumerate(_TOKENS):
+                self.spent[at] += told.get(name, 0)
+
+    def _check_rows(self, change: Checkpoint) -> None:
+        """What must hold of a run's rows after each commit."""
+        run_id, jobs = self.inserted.id, [job.id for job in self.jobs]
+        iterations = range(1, change.iterations + 1)
+        expected = [job_id(run_id, number) for number in iterations]
+        require(jobs == expected, 8, f"{run_id} has {len(jobs)} jobs")
+        rows = 1 + len(jobs) + len(self.attempts) + len(self.messages)
+        most = 4 + 2 * (len(self.intents) + 1) + len(self.messages)
+        require(rows <= most, 17, f"{rows} rows for {len(self.intents)} effects")
+        texts = (change.header, *change.messages, *(text for _, text in change.results))
+        began, tried = change.jobs, change.attempts
+        bodies = [*(row.body for row in began), *(row.body for row in tried)]
+        told = "".join((*texts, *bodies, *(event.body for event in change.events)))
+        require(CANARY not in told, 16, f"{run_id} has stored a secret")
 
     # ------------------------------------------------------------ effects
 
@@ -202,6 +239,8 @@ class Ledger:
         if self.header is None:
             return
         value = json.loads(self.header)
+        usage, told = value["usage"], self.inserted.id
+        require(usage == self.spent, 14, f"{told}: {usage}, attempts {self.spent}")
         phase = value["phase"]
         match phase["kind"]:
             case "inferring":

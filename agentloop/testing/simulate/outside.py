@@ -25,7 +25,7 @@ from agentloop.ports import (
     ToolServer,
 )
 from agentloop.testing.simulate.chance import Chance
-from agentloop.testing.simulate.ledger import require
+from agentloop.testing.simulate.ledger import CANARY, require
 
 POLICIES: dict[str, InDoubt] = {"look": "repeat", "book": "tell", "pay": "fail"}
 _SCHEMA = {"type": "object"}
@@ -79,6 +79,8 @@ class Model:
         if chance.hit("answer", "lost reply"):
             self._deeds.spent[place] = None
             return _failed(command, "connection", None)
+        if chance.hit("answer", "raised"):
+            raise RuntimeError("a bug of the backend's")
         self._deeds.spent[place] = usage
         roll = chance.below(1.0)
         if roll < 0.12:
@@ -149,6 +151,11 @@ class Tools:
             return Failure(kind="mcp_server", message="not taken on")
         self._deeds.policies[call.effect_key] = POLICIES[call.name]
         self._deeds.executed[call.effect_key] += 1
+        times = self._deeds.executed[call.effect_key]
+        once = times == 1 or POLICIES[call.name] == "repeat"
+        require(once, 9, f"call {call.effect_key} ran {times} times")
+        if chance.hit("answer", "raised"):
+            raise RuntimeError(f"401 for {CANARY}")
         if chance.hit("answer", "lost result"):
             return Failure(kind="mcp_timeout", message="no answer in time")
         return ToolAnswer((Text("ok"),), is_error=chance.often(0.1))

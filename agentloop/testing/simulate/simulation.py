@@ -1,6 +1,6 @@
 """One simulation: build a world from a seed, let it live, and judge it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from typing import cast
 
@@ -268,9 +268,17 @@ def _conversation_body(most: int) -> str:
     return conversation_body(NewConversation(defaults=config))
 
 
-def simulate(seed: int, classes: Sequence[FaultClass] = CLASSES) -> Report:
-    """Live through everything a seed holds, with some classes of faults."""
+def simulate(
+    seed: int,
+    classes: Sequence[FaultClass] = CLASSES,
+    tell: Callable[[str], object] | None = None,
+) -> Report:
+    """Live through everything a seed holds, with some classes of faults.
+
+    `tell` hears every line of the trace.
+    """
     chance = Chance(seed, classes)
+    chance.tell = tell
     simulation = Simulation(chance)
     violation = None
     try:

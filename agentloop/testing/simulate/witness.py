@@ -184,8 +184,11 @@ class Witness:
     ) -> None:
         ledger = self.runs[lease.run_id]
         if ledger.finalized(lease, revision, final, row):
-            self.shelves[row.conversation_id].joined(ledger, row, final)
+            shelf = self.shelves[row.conversation_id]
+            shelf.joined(ledger, row, final)
             ledger.ended_at = self.moment
+            self.check_history(shelf)
+            self._check_stranger(ledger)
         self.look(ledger)
 
     # ------------------------------------------------------------ the whole picture
@@ -206,6 +209,26 @@ class Witness:
         seen = [(each.run_id, each.sequence_no, each.body) for each in page.rows]
         if seen != shelf.rows:
             raise Violation(f"invariant 1: readers see {len(seen)} rows, or other ones")
+
+    def _check_stranger(self, ledger: Ledger) -> None:
+        """Another company's reader is shown nothing, whatever it asks for."""
+        row, store = ledger.inserted, self._store
+        stranger = Reader(row.company_id + 1)
+        where = row.conversation_id
+        seen = {
+            "run": store.get_run(stranger, row.id),
+            "conversation": store.get_conversation(stranger, where),
+            "messages": store.messages(stranger, where),
+            "runs": store.list_runs(stranger, where),
+            "jobs": store.list_jobs(stranger, row.id),
+            "events": store.events(stranger, row.id),
+            "job": ledger.jobs and store.get_job(stranger, ledger.jobs[0].id),
+        }
+        told = [name for name, found in seen.items() if found]
+        require(not told, 15, f"a stranger sees of {row.id}: {told}")
+        listed, number = store.list_conversations(stranger, 0, 100)
+        known = where in {each.id for each in listed} or len(listed) != number
+        require(not known, 15, f"a stranger is told of {where}")
 
     def check_desk(self, desk: Desk) -> None:
         """What was just committed must give back the very state it came from."""
