@@ -158,7 +158,8 @@ def secrets_in(named: Mapping[str, str]) -> tuple[str, ...]:
 
 
 _SECRET_NAME: Final = re.compile(
-    r"auth|token|secret|passw|credential|cookie|signature|session|(api|access)[-_]?key",
+    r"auth|token|secret|passw|credential|cookie|signature|session"
+    r"|(^|[-_]|api|access)key($|[-_])",
     re.IGNORECASE,
 )
 _PARTS: Final = re.compile(r"[\s;,=]+")
