@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attrs import evolve
 
@@ -56,11 +56,13 @@ from agentloop.runtime.follow import Cursor
 from agentloop.runtime.prepare import Resources, close_servers
 from agentloop.runtime.pulse import Pulse
 from agentloop.runtime.requests import Said
-from agentloop.runtime.rounds import Rounds
 from agentloop.runtime.runner import Runner
 from agentloop.runtime.service import CHOICE_CHECK_TIMEOUT, Service
-from agentloop.runtime.watch import Watch
 from agentloop.runtime.worker import Worker
+
+if TYPE_CHECKING:
+    from agentloop.runtime.rounds import Rounds
+    from agentloop.runtime.watch import Watch
 
 log = logging.getLogger("agentloop")
 POLL = 0.25
@@ -435,8 +437,10 @@ class AgentLoop:
         return self._follow(run.id, scope, 0)
 
     @property
-    def watch(self) -> Watch:
+    def watch(self) -> "Watch":
         """The outside view of this loop, for whoever serves it to others."""
+        from agentloop.runtime.watch import Watch  # only servers ask for one
+
         return Watch(self._service, self._hub, self._workers)
 
     # ------------------------------------------------------------ background
@@ -457,12 +461,14 @@ class AgentLoop:
         finally:
             self._workers.remove(worker)
 
-    def rounds(self, driver: str) -> Rounds:
+    def rounds(self, driver: str) -> "Rounds":
         """Takes the runs of an engine forward, for the workers of that engine.
 
         `driver` is the engine's name, as its runs' rows say it.
         """
         self._check_open()
+        from agentloop.runtime.rounds import Rounds  # only engines ask for them
+
         return Rounds(evolve(self._runner, driver=driver))
 
     def close(self) -> None:
