@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from agentloop import AgentLoop, Scope
+from agentloop.backends.cortex import CortexBackend
 from agentloop.backends.cortex.account import ConnectionAuth, Link, address_of
 from agentloop.backends.cortex.calls import Calls, Deadline, Patience, StuckError
 from agentloop.ports import JobContext
@@ -50,6 +51,12 @@ def ailing(*script: Any, default: Any = None) -> Iterator[FakeSnowflake]:
         yield sf
     finally:
         sf.close()
+
+
+def settle(sf: FakeSnowflake, backend: CortexBackend) -> None:
+    """Mend what was broken, and let every call that was given up come back."""
+    sf.mend()
+    until(lambda: backend.hanging == 0)
 
 
 def never() -> Patience:
@@ -131,8 +138,7 @@ def test_a_poll_that_hangs_ends_with_the_attempt() -> None:
         assert backend.hanging == 1
         query = sf.requests[0].query_id or ""
         assert getattr(sf.query_result(query), "errno", None) == 604
-        sf.mend()
-        until(lambda: backend.hanging == 0)
+        settle(sf, backend)
 
 
 def test_a_poll_that_hangs_ends_with_a_cancel() -> None:
@@ -148,6 +154,7 @@ def test_a_poll_that_hangs_ends_with_a_cancel() -> None:
             until(lambda: sf.hits["GET /monitoring/queries/<id>"])
             gone.set()
             assert "nobody waits" in failed(found.result(20)).failure.message
+        settle(sf, backend)
 
 
 def test_an_answer_that_could_not_be_asked_for_is_not_paid_again() -> None:
@@ -159,7 +166,7 @@ def test_an_answer_that_could_not_be_asked_for_is_not_paid_again() -> None:
         given = job(timeout=0.5, remember=kept.append)
         assert failed(session.infer(ASKED, given, None)).failure.kind == "timeout"
         assert kept == [sf.requests[0].query_id]
-        sf.mend()
+        settle(sf, backend)
         replied(session.infer(ASKED, job(remember=kept.append), None))
         assert sf.inferences == 1
 
@@ -178,6 +185,7 @@ def test_a_submission_that_comes_too_late_is_aborted() -> None:
         request = until(lambda: sf.requests)[0]
         result = until(lambda: sf.query_result(request.query_id or ""))
         assert result.errno == 604
+        settle(sf, backend)
 
 
 def test_the_tries_of_4x_are_told_when_to_end() -> None:
@@ -251,8 +259,7 @@ def test_a_renewal_that_hangs_ends_with_each_attempt() -> None:
             found = list(pool.map(ask, [job(timeout=limit) for limit in limits]))
         assert {failed(one).failure.kind for one in found} == {"timeout"}
         assert backend.hanging == 1
-        sf.mend()
-        until(lambda: backend.hanging == 0)
+        settle(sf, backend)
         replied(ask(job()))
 
 
@@ -276,7 +283,7 @@ def test_a_run_ends_in_its_time(dialect: str, door: str) -> None:
                 defaults={"model": MODELS[dialect]}, scope=SCOPE
             )
             ended = loop.run(created.id, "hi", scope=SCOPE)
-        sf.mend()
+        settle(sf, backend)
     assert ended.error is not None
     assert ended.error.type == "AgentLoopDeadlineExceeded"
 

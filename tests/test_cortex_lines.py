@@ -73,6 +73,8 @@ def built(folder: Path) -> Path:
         done([sys.executable, "-m", "venv", str(folder)])
         pip = [str(python), "-m", "pip", "--disable-pip-version-check", "-q"]
         done([*pip, "install", *requirements()])
+        # Commands tell the version of what is installed.
+        done([*pip, "install", "--no-deps", "-e", str(ROOT)])
         marker.write_text(wanted)
     return python
 
