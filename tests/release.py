@@ -1,9 +1,10 @@
 """The figures of a release: made by long runs, and written where they are read.
 
 `python -m tests.release` simulates a million seeds, hunts every breakage of the
-protocol, and kills workers over SQLite and Postgres; with names of parts it makes
-only those, and flags make them smaller. Each part's figures replace its former ones
-in `tests/release.json`, and the README's table is written from that file alone.
+protocol, and kills workers over SQLite and Postgres, on DBOS and Temporal; with names
+of parts it makes only those, and flags make them smaller. Each part's figures replace
+its former ones in `tests/release.json`, and the README's table is written from that
+file alone.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from agentloop.testing.simulate.__main__ import found, record, tell
 from agentloop.testing.simulate.hunt import Hunt
 from agentloop.testing.simulate.origin import origin
 from agentloop.testing.simulate.stores import CALLS
-from tests import kills, protocol_mutants
+from tests import engine_kills, kills, protocol_mutants
 
 ROOT = Path(__file__).parent.parent
 FIRST, LAST = "<!-- trust -->\n", "<!-- end -->"
@@ -77,6 +79,15 @@ def kills_on_sqlite(given: Namespace) -> Figures:
 def kills_on_postgres(given: Namespace) -> Figures:
     """Kill worker processes over one Postgres server."""
     return _killed(given.postgres_kills, given, kills.postgres())
+
+
+def kills_on_engine(engine: str, given: Namespace) -> Figures:
+    """Kill workers of an engine."""
+    came_from = origin()
+    number: int = getattr(given, f"{engine}_kills")
+    with engine_kills.ENGINES[engine](1.0) as stage:
+        figures, broken = engine_kills.hunt(stage, number, given.kill_seed)
+    return {**came_from, "seed": given.kill_seed, **figures, "broken": broken}
 
 
 # ---------------------------------------------------------------- what is told
@@ -140,6 +151,19 @@ def of_kills(figures: Figures) -> tuple[str, str]:
     return told, f"{verdict}, {_n(lost)} faults" if lost else f"{verdict}, nothing lost"
 
 
+def of_engine_kills(figures: Figures) -> tuple[str, str]:
+    """How many workers of an engine died, and how soon their runs went on."""
+    told = (
+        f"{_n(figures['kills'])} workers killed over {_n(figures['runs'])} runs, "
+        f"{_n(figures['executions'])} tool executions, {_n(figures['unknown'])} in "
+        f"doubt and told so to the model; pauses: {figures['recoveries']}; "
+        f"when struck again: {figures['pauses']}"
+    )
+    lost = figures["lost"]
+    verdict = f"{_n(figures['doubled'])} executions doubled"
+    return told, f"{verdict}, {_n(lost)} lost" if lost else f"{verdict}, nothing lost"
+
+
 @frozen
 class Part:
     """One row of the table: how it is named, made and told."""
@@ -154,6 +178,10 @@ PARTS = {
     "mutants": Part("mutants", mutants, of_mutants),
     "sqlite": Part("SIGKILL on SQLite", kills_on_sqlite, of_kills),
     "postgres": Part("SIGKILL on Postgres", kills_on_postgres, of_kills),
+    "dbos": Part("SIGKILL on DBOS", partial(kills_on_engine, "dbos"), of_engine_kills),
+    "temporal": Part(
+        "SIGKILL on Temporal", partial(kills_on_engine, "temporal"), of_engine_kills
+    ),
 }
 
 
@@ -208,7 +236,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def is_sound(figures: Figures) -> bool:
     """Whether nothing broke, nothing was doubled, and no mutant survived."""
     survived = None in figures.get("killers", {}).values()
-    return not (figures.get("broken") or figures.get("doubled") or survived)
+    harm = ("broken", "doubled", "lost")
+    return not (survived or any(figures.get(name) for name in harm))
 
 
 def _given(arguments: Sequence[str] | None) -> Namespace:
@@ -223,6 +252,8 @@ def _given(arguments: Sequence[str] | None) -> Namespace:
     add("--mutant-seeds", type=int, default=20_000, help="seeds for each mutant")
     add("--kills", type=int, default=2000, help="workers to kill over SQLite")
     add("--postgres-kills", type=int, default=1000, help="and over Postgres")
+    add("--dbos-kills", type=int, default=200, help="and on DBOS")
+    add("--temporal-kills", type=int, default=200, help="and on Temporal")
     add("--kill-seed", type=int, default=1, help="decides when each is killed")
     add("--runs", type=int, default=40, help="runs to begin with")
     add("--figures", type=Path, default=ROOT / "tests" / "release.json")

@@ -9,6 +9,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 from temporalio.client import WorkflowHistory
@@ -23,7 +24,8 @@ from tests.temporal_server import TemporalProcess
 from tests.temporal_world import Asking
 
 FOLDER = Path(__file__).parent / "golden" / "temporal"
-VERSION = "0.1.0"
+VERSION = version("agentloop")
+"""Of the package: a release without histories of its own fails the replay gate."""
 PLAYED = (
     "answer",
     "server tools",

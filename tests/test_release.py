@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agentloop.testing.simulate import origin
-from tests import release
+from tests import engine_kills, release
 from tests.protocol_mutants import MUTANTS
 
 README = f"# A title\n\n{release.FIRST}old\n{release.LAST}\nAnd an end.\n"
@@ -77,6 +77,23 @@ def test_parts_that_were_not_run_keep_their_rows(run: Run) -> None:
     again, same = run.rows()
     assert again.startswith("| simulations | 4 seeds (0 to 3)")
     assert same == kills
+
+
+def test_kills_on_an_engine_are_a_part(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every shipped engine has one; it tells the counts, and how long runs paused."""
+    assert {"dbos", "temporal"} <= release.PARTS.keys() & engine_kills.ENGINES.keys()
+    monkeypatch.setitem(engine_kills.ENGINES, "temporal", engine_kills.ENGINES["queue"])
+    assert run("temporal", "--temporal-kills", "2") == 0
+    (row,) = run.rows()
+    assert re.match(
+        r"\| SIGKILL on Temporal \| [2-9] workers killed over \d+ runs, ", row
+    )
+    assert "| 0 executions doubled, nothing lost | commit " in row
+    figures = json.loads(run.figures.read_text())["temporal"]
+    assert not release.is_sound(figures | {"lost": 1})
+    assert "1 lost" in release.of_engine_kills(figures | {"lost": 1})[1]
 
 
 def test_a_survivor_is_told(run: Run) -> None:

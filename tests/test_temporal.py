@@ -1,10 +1,14 @@
 """Temporal as an engine, on a real server: starts, waits, cancels, what is recorded."""
 
+import asyncio
 import socket
 import sys
 import uuid
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from datetime import timedelta
+from typing import Any
 
 import pytest
 from attrs import evolve
@@ -16,7 +20,9 @@ from agentloop import AsyncAgentLoop, Run
 from agentloop.core.catalog import RequestError
 from agentloop.engines import temporal
 from agentloop.engines.temporal import TemporalEngine, TemporalServer
-from agentloop.engines.temporal_texts import MAX_PAYLOAD
+from agentloop.engines.temporal_client import connect
+from agentloop.engines.temporal_texts import MAX_PAYLOAD, Pace
+from agentloop.engines.temporal_worker import Hands
 from agentloop.ports import EngineUnavailableError, MissingExtraError, RunRef
 from agentloop.testing.engines.waiting import until
 from agentloop.testing.scripted import (
@@ -310,6 +316,22 @@ def test_stopping_a_worker_lets_the_command_under_way_end() -> None:
             assert world.ended(run).final_text == "ok"
         jobs = world.loop.list_jobs(run.id, scope=ME)
         assert [len(job.attempts) for job in jobs] == [1, 1]
+
+
+def test_nobody_waits_long_for_a_worker_that_died() -> None:
+    """The SDK's default, ten seconds, would be added to every take-over."""
+
+    async def config(world: World) -> Any:
+        hands = Hands(world.loop.rounds(world.server.driver), pool, Pace())
+        made = world.worker(drain=7.0)._made(await connect(world.server), hands)
+        return made.config()
+
+    with World(ScriptedBackend()) as world, ThreadPoolExecutor(1) as pool:
+        found = asyncio.run(config(world))
+    waits = found["sticky_queue_schedule_to_start_timeout"]
+    assert timedelta(0) < waits <= timedelta(seconds=2)
+    assert found["max_heartbeat_throttle_interval"] < timedelta(seconds=1)
+    assert found["graceful_shutdown_timeout"] == timedelta(seconds=7)
 
 
 def test_a_run_that_was_removed_leaves_its_workflow_at_rest() -> None:

@@ -7,9 +7,12 @@ something else. Here every history that was kept is replayed, without a server.
 
 import json
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from temporalio import workflow
 from temporalio.converter import DataConverter
 from temporalio.worker import Replayer
 from temporalio.workflow import NondeterminismError
@@ -40,6 +43,23 @@ async def replay(file: Path) -> None:
 async def test_kept_histories_replay(file: Path) -> None:
     """Whatever a release recorded, this one goes on with."""
     await replay(file)
+
+
+@pytest.mark.asyncio
+async def test_what_the_workflow_imports_is_pure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Loaded inside the sandbox, none of it reads a clock, a file or chance."""
+    loaded: list[str] = []
+
+    @contextmanager
+    def in_the_sandbox() -> Iterator[None]:
+        loaded.append("for this history")
+        yield
+
+    monkeypatch.setattr(workflow.unsafe, "imports_passed_through", in_the_sandbox)
+    await replay(kept("server_tools.1"))
+    assert loaded
 
 
 def test_kept_histories_hold_everything_that_a_workflow_does() -> None:

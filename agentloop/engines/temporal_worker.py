@@ -254,16 +254,7 @@ class TemporalWorker:
             await asyncio.sleep(SETTLE)
 
     async def _drive(self, client: Client, hands: Hands) -> None:
-        worker = Worker(
-            client,
-            task_queue=self._server.task_queue,
-            workflows=[RunWorkflow],
-            activities=hands.activities(),
-            max_concurrent_activities=self._concurrency,
-            sticky_queue_schedule_to_start_timeout=STICKY,
-            max_heartbeat_throttle_interval=timedelta(seconds=self._server.silence / 3),
-            graceful_shutdown_timeout=self._drain,
-        )
+        worker = self._made(client, hands)
         running = asyncio.ensure_future(worker.run())
         asked = asyncio.ensure_future(asyncio.to_thread(self._stop.wait))
         sweeping = asyncio.ensure_future(self._sweep_for_ever(client))
@@ -275,6 +266,19 @@ class TemporalWorker:
             sweeping.cancel()
             await worker.shutdown()
             await running
+
+    def _made(self, client: Client, hands: Hands) -> Worker:
+        """The SDK's worker, which nobody waits for longer than for one that died."""
+        return Worker(
+            client,
+            task_queue=self._server.task_queue,
+            workflows=[RunWorkflow],
+            activities=hands.activities(),
+            max_concurrent_activities=self._concurrency,
+            sticky_queue_schedule_to_start_timeout=STICKY,
+            max_heartbeat_throttle_interval=timedelta(seconds=self._server.silence / 3),
+            graceful_shutdown_timeout=self._drain,
+        )
 
     async def _sweep_for_ever(self, client: Client) -> None:
         """Start what was never started; a start that comes twice is one."""

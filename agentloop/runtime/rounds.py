@@ -109,8 +109,9 @@ class Rounds:
 
         Raises:
             RunBusyError: another worker holds the run.
-            LookupError: there is no such run.
+            LeaseLostError: the lease ran out on the way; repeat the round.
             StoreUnavailableError: the store stayed away.
+            LookupError: there is no such run, or another driver has it.
         """
         return self._round(run, None)
 
@@ -120,8 +121,8 @@ class Rounds:
         A run that stands elsewhere already is not touched.
 
         Raises:
-            RunBusyError, LookupError, StoreUnavailableError: as for `begin`.
-            LeaseLostError: the lease ran out on the way; repeat the round.
+            RunBusyError, LeaseLostError, StoreUnavailableError, LookupError: as for
+                `begin`.
         """
         return self._round(run, seen)
 
