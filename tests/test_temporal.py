@@ -356,6 +356,20 @@ def test_a_cancel_ends_a_run_whose_workflow_was_terminated(begun: bool) -> None:
             assert error_type(world.ended(run)) == "AgentLoopCancelled"
 
 
+def test_a_start_goes_on_with_a_run_whose_workflow_was_terminated() -> None:
+    """Who ended the workflow by mistake has its run go on where it stood."""
+    with (
+        World(ScriptedBackend(calls(PAY), throttles(1.0), says("ok"))) as world,
+        world.worker(),
+    ):
+        run = world.start()
+        until(lambda: tried(world, run) == 2, "the run waits")
+        world.ask(run).terminate()
+        world.engine.start(RunRef(run.id, ME.company_id))
+        assert world.ended(run).final_text == "ok"
+    assert world.paid == [1]
+
+
 def test_a_start_that_was_lost_is_found_by_a_worker() -> None:
     """The row was stored and Temporal never heard of it; nobody has to ask again."""
     right = server_here()

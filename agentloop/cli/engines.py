@@ -36,7 +36,11 @@ Namespace = Annotated[
     str | None, typer.Option(help="The namespace in Temporal; the schema of DBOS.")
 ]
 TaskQueue = Annotated[
-    str, typer.Option(help="What joins those who start runs and those who drive them.")
+    str,
+    typer.Option(
+        help="What joins those who start runs and those who drive them; on DBOS of 3 "
+        "to 256 lowercase letters, digits, dashes and underscores."
+    ),
 ]
 
 

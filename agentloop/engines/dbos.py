@@ -25,6 +25,9 @@ what waited goes on within a second or two, and what was under way when the loop
 Cancel a run by the loop that started it, not by DBOS: a workflow that somebody
 cancelled there is begun again, because its run is not over.
 
+DBOS keeps a workflow's rows for good, also when its conversation was deleted; they
+hold no content. `DBOSClient.delete_workflows` removes those that have ended.
+
 Schema and name are part of what a run's row names as its driver, so workers of
 several queues, each with tools and models of its own, may share one store. A release
 that stores states in a new form drives what an older one left, as soon as no worker

@@ -26,7 +26,10 @@ clusters that share one need task queues of different names.
 
 Cancel a run by a loop that was given the engine, not by Temporal: the store knows
 nothing of a workflow that was cancelled or terminated there. Its run is ended by the
-loop's `cancel_run` all the same, and one that had not begun by a repeat of its start.
+loop's `cancel_run` all the same, and goes on by `TemporalEngine.start`.
+
+The query `standing` tells where a run stands, without content. There is no update:
+nothing of a run can be changed but its end, and that is a signal.
 
 Needs the extra `temporal`. A process that forks must do so before it makes an engine
 or a worker: neither survives it. No rule of a run may be in here.

@@ -25,7 +25,10 @@ class Engine(Protocol):
 
     @property
     def name(self) -> str:
-        """What run rows name as their driver, so that no other worker takes them."""
+        """What run rows name as their driver, so that no other worker takes them.
+
+        With the place on the engine in it where several workers may share a store.
+        """
         ...
 
     def start(self, run: RunRef) -> None:
