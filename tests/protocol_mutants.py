@@ -180,7 +180,7 @@ def repeated_finalize_is_refused(patch: Patch) -> None:
     right = MemoryStore.finalize
 
     def finalize(self: Any, lease: Any, *args: Any) -> Any:
-        rules.fence(lease, self._runs[lease.run_id].standing())
+        rules.fence(lease, self._runs[lease.run_id])
         return right(self, lease, *args)
 
     patch.setattr(MemoryStore, "finalize", finalize)
@@ -528,7 +528,7 @@ def a_lost_race_is_told_as_success(patch: Patch) -> None:
 @mutant
 def resuming_forgets_what_was_lost(patch: Patch) -> None:
     """Resuming forgets what was lost."""
-    patch.setattr(prepare, "_lost_attempt", lambda state, run_id: None)
+    patch.setattr(prepare, "_lost_attempt", lambda *args: None)
 
 
 @mutant
@@ -766,6 +766,61 @@ def queued_effects_begin_after_the_end(patch: Patch) -> None:
         mailbox.post(perform.perform(desk.performer, effect))
 
     patch.setattr(drive, "_perform_elsewhere", elsewhere)
+
+
+@mutant
+def usage_loses_completion_tokens(patch: Patch) -> None:
+    """Usage loses completion tokens."""
+    right = Usage.plus
+
+    def plus(self: Any, other: Any) -> Any:
+        return evolve(right(self, other), completion_tokens=self.completion_tokens)
+
+    patch.setattr(Usage, "plus", plus)
+
+
+@mutant
+def strangers_see_events(patch: Patch) -> None:
+    """Strangers see events."""
+
+    def events(self: Any, reader: Any, run_id: str, after: int = 0) -> Any:
+        run = self._runs.get(run_id)
+        return tuple(each for each in run.events if each.id > after) if run else ()
+
+    patch.setattr(MemoryStore, "events", events)
+
+
+@mutant
+def strangers_are_told_the_number(patch: Patch) -> None:
+    """Strangers are told the number."""
+    right = MemoryStore.list_conversations
+
+    def listed(self: Any, reader: Any, offset: int, limit: int) -> Any:
+        return right(self, reader, offset, limit)[0], len(self._conversations)
+
+    patch.setattr(MemoryStore, "list_conversations", listed)
+
+
+@mutant
+def errors_of_tools_are_told_whole(patch: Patch) -> None:
+    """Errors of tools are told whole."""
+
+    def crashed(self: Any, call: Any, error: BaseException) -> Any:
+        return perform._told_the_model(call, str(error))
+
+    patch.setattr(perform.Performer, "tool_crashed", crashed)
+
+
+@mutant
+def claims_in_vain_are_not_counted(patch: Patch) -> None:
+    """Claims in vain are not counted."""
+    patch.setattr(memory, "claims_in_a_row", lambda token: 1)
+
+
+@mutant
+def leases_go_by_the_wall_clock(patch: Patch) -> None:
+    """Leases go by the wall clock."""
+    patch.setattr(MemoryStore, "_seconds", lambda self: self._clock.now().timestamp())
 
 
 _UNFIT = ("TypeError(", "AttributeError(", "NameError(")

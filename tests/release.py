@@ -5,6 +5,12 @@ protocol, and kills workers over SQLite and Postgres, on DBOS and Temporal; with
 of parts it makes only those, and flags make them smaller. Each part's figures replace
 its former ones in `tests/release.json`, and the README's table is written from that
 file alone.
+
+The million can be made in pieces, one after the other or on several machines:
+
+    python -m agentloop.testing.simulate --start 0 --seeds 250000 --json a.json
+    python -m agentloop.testing.simulate --start 250000 --seeds 750000 --json b.json
+    python -m tests.release simulations --simulated a.json b.json
 """
 
 import argparse
@@ -14,6 +20,7 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -36,10 +43,9 @@ Figures = dict[str, Any]
 
 
 def simulations(given: Namespace) -> Figures:
-    """Simulate a range of seeds, or take what an earlier hunt wrote."""
-    if given.simulated is not None:
-        figures: Figures = json.loads(given.simulated.read_text())
-        return figures
+    """Simulate a range of seeds, or take what earlier hunts wrote."""
+    if given.simulated:
+        return joined([json.loads(file.read_text()) for file in given.simulated])
     hunt = Hunt(
         start=given.start,
         seeds=given.seeds,
@@ -49,6 +55,35 @@ def simulations(given: Namespace) -> Figures:
         found=found,
     )
     return record(hunt)[1]
+
+
+def joined(pieces: Sequence[Figures]) -> Figures:
+    """Hunts of one commit over one range of seeds, as if they had been one.
+
+    Raises:
+        ValueError: they leave a gap, overlap, or are of different commits.
+    """
+    first, *rest = sorted(pieces, key=lambda piece: int(piece["start"]))
+    whole: Figures = {**first, "runs": Counter(first["runs"])}
+    whole["faults"] = {name: Counter(each) for name, each in first["faults"].items()}
+    for piece in rest:
+        end = whole["start"] + whole["simulations"]
+        if (piece["start"], piece["commit"]) != (end, whole["commit"]):
+            told = f"seeds from {piece['start']} at commit {piece['commit']}"
+            raise ValueError(f"{told} do not continue {whole['commit']} up to {end}")
+        _join(whole, piece)
+    return whole
+
+
+def _join(whole: Figures, piece: Figures) -> None:
+    for name in ("simulations", "steps", "crowded", "seconds"):
+        whole[name] = round(whole[name] + piece[name], 1)
+    whole["runs"].update(piece["runs"])
+    for name, kinds in piece["faults"].items():
+        whole["faults"].setdefault(name, Counter()).update(kinds)
+    whole["broken"] = whole["broken"] | piece["broken"]
+    both = int(whole["fingerprint"], 16) ^ int(piece["fingerprint"], 16)
+    whole["fingerprint"] = f"{both:032x}"
 
 
 def mutants(given: Namespace) -> Figures:
@@ -108,8 +143,8 @@ def of_simulations(figures: Figures) -> tuple[str, str]:
         f"{_n(sum(figures['runs'].values()))} runs, "
         f"{_n(sum(by_class.values()))} faults: {each}; "
         f"{_n(figures['crowded'])} seeds with cancels or one key from several clients; "
-        f"every store call failed and killed, before and after it committed, at least "
-        f"{_n(_rarest(faults))} times each"
+        f"each of the {len(CALLS)} calls of workers and clients failed and killed,"
+        f" before and after the store committed, at least {_n(_rarest(faults))} times"
     )
     broken = len(figures["broken"])
     return told, f"{_n(broken)} violations" if broken else "no violation"
@@ -248,7 +283,8 @@ def _given(arguments: Sequence[str] | None) -> Namespace:
     add("--start", type=int, default=0, help="the first seed to simulate")
     add("--seeds", type=int, default=1_000_000, help="seeds to simulate")
     add("--minutes", type=float, help="simulate no longer than this")
-    add("--simulated", type=Path, help="a file that a hunt wrote with --json")
+    told = "files that hunts over a range wrote with --json, which are joined"
+    add("--simulated", type=Path, nargs="+", metavar="FILE", help=told)
     add("--mutant-seeds", type=int, default=20_000, help="seeds for each mutant")
     add("--kills", type=int, default=2000, help="workers to kill over SQLite")
     add("--postgres-kills", type=int, default=1000, help="and over Postgres")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agentloop.testing.simulate import __main__ as simulate
 from agentloop.testing.simulate import origin
 from tests import engine_kills, release
 from tests.protocol_mutants import MUTANTS
@@ -117,6 +118,21 @@ def test_a_hunt_made_elsewhere_is_taken_over(run: Run, tmp_path: Path) -> None:
     (row,) = run.rows()
     assert row.startswith("| simulations | 1 000 000 seeds (0 to 999 999), ")
     assert "commit abc1234, " in row
+
+
+def test_a_hunt_in_pieces_is_one(tmp_path: Path) -> None:
+    """Pieces of one range, in whatever order, come to what the whole range does."""
+    ranges = {"whole": (2, 9), "end": (6, 5), "begin": (2, 4), "other": (12, 1)}
+    found = {}
+    for name, (start, seeds) in ranges.items():
+        file = tmp_path / name
+        numbers = ["--start", str(start), "--seeds", str(seeds), "--jobs", "1"]
+        simulate.main([*numbers, "--json", str(file)])
+        found[name] = json.loads(file.read_text())
+    joined = release.joined([found["end"], found["begin"]])
+    assert {**joined, "seconds": 0} == {**found["whole"], "seconds": 0}
+    with pytest.raises(ValueError, match="seeds from 12"):
+        release.joined([found["begin"], found["end"], found["other"]])
 
 
 def test_a_violation_is_told_and_fails(run: Run, tmp_path: Path) -> None:

@@ -348,12 +348,12 @@ def runs(table: Table, reader: Reader, conversation_id: str) -> tuple[RunRow, ..
 def unclaimed(table: Table, driver: str, limit: int) -> tuple[RunRef, ...]:
     """A driver's runs that nobody has claimed yet, the oldest first.
 
-    Those that were given back are due at once as well, so each head is asked.
+    Those that were given back are held by nobody as well, so each head is asked.
     """
     place = keys.opened_by(driver)
-    at_once = Span(place, " ", "\x7f", ("run_id",), "@due = :zero", {"zero": 0})
+    free = Span(place, " ", "\x7f", ("run_id",), "@held = :no", {"no": False})
     found: list[RunRef] = []
-    for group in _groups(table.query(at_once)):
+    for group in _groups(table.query(free)):
         wanted = [keys.run_head(row["run_id"]) for row in group]
         there = table.get_all(wanted)
         heads = [head_of(there[key]) for key in wanted if key in there]
