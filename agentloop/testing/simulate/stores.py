@@ -9,6 +9,8 @@ from agentloop.stores.memory import MemoryStore
 from agentloop.testing.simulate.chance import Chance, Died
 from agentloop.testing.simulate.witness import Witness
 
+_OUTAGES = (0, 1, 3, 20)
+"""Calls that fail in a row, or twice as many; forty of them outlast a lease."""
 CALLS = (
     "insert_run",
     "find_run",
@@ -82,7 +84,7 @@ class Line:
 
     def _risk(self, when: str) -> None:
         if self._chance.hit("store", when):
-            self._down = self._chance.number(0, 2) * self._chance.number(0, 4)
+            self._down = self._chance.number(0, 2) * self._chance.pick(_OUTAGES)
             raise StoreUnavailableError(f"{when} it committed, the line broke")
         if self._chance.hit("crash", when):
             raise Died

@@ -6,6 +6,7 @@ is over. The numbers in its verdicts are those of the invariants in the table of
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -164,6 +165,9 @@ class Witness:
 
     def _released(self, lease: Lease, _: None) -> None:
         self.runs[lease.run_id].released(lease)
+        with suppress(LeaseLostError):
+            self._store.heartbeat(lease, 0.0)
+            raise Violation(f"invariant 11: {lease} was given back, and still writes")
 
     def _checkpointed(
         self,
