@@ -61,7 +61,7 @@ def test_a_part_writes_its_row(run: Run) -> None:
     faults = sum(n for kinds in figures["faults"].values() for n in kinds.values())
     steps = f"{figures['steps']:,}".replace(",", " ")
     assert row.startswith(f"| simulations | 30 seeds (5 to 34), {steps} steps, ")
-    assert f" {faults} faults: " in row
+    assert f" {faults:,} faults: ".replace(",", " ") in row
     assert f"| no violation | commit {figures['commit']}, " in row
 
 
