@@ -506,8 +506,7 @@ def test_bodies_come_back_unread(bench: Bench, text: str) -> None:
         attempts=(attempt,),
     )
     driven = bench.commit(driven, everything)
-    bench.clock.move(60)
-    bench.reopen()
+    bench.outlive(run.id)
     claim = bench.claim(run.id)
     assert bench.store.get_conversation(OURS, where.id).body == text
     assert (claim.run.config, claim.run.payload) == (text, text)
