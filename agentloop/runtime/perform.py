@@ -7,6 +7,7 @@ Whatever a backend or a tool server does, an event comes back: what they raise
 against their contract becomes a failure of the run, never of the worker.
 """
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -61,6 +62,7 @@ from agentloop.wire import (
     to_json,
 )
 
+log = logging.getLogger("agentloop")
 MAX_REPORTS = 50
 """Lines about tools that servers left out; events are kept, and stay slim."""
 ASKED_AT_ONCE = 16
@@ -189,9 +191,14 @@ class Performer:
         return self.inferred(command, _failed(command, failure))
 
     def crashed(self, command: Infer, error: BaseException) -> Performed:
-        """The event of a backend that raised against its contract."""
-        message = f"the backend raised {type(error).__name__}: {error}"
-        failure = Failure(kind="provider", message=message[:500])
+        """The event of a backend that raised against its contract.
+
+        What it said is for the host's log alone: it may quote credentials, and a
+        failure is stored and shown.
+        """
+        log.error("the backend of run %s raised", self.drive.row.id, exc_info=error)
+        message = f"the backend raised {type(error).__name__}; its text is in the log"
+        failure = Failure(kind="provider", message=message)
         return self.inferred(command, _failed(command, failure))
 
     def delta_sink(self, command: Infer) -> DeltaSink | None:

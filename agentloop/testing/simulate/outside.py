@@ -80,7 +80,7 @@ class Model:
             self._deeds.spent[place] = None
             return _failed(command, "connection", None)
         if chance.hit("answer", "raised"):
-            raise RuntimeError("a bug of the backend's")
+            raise RuntimeError(f"401 for {CANARY}")
         self._deeds.spent[place] = usage
         roll = chance.below(1.0)
         if roll < 0.12:
