@@ -26,6 +26,8 @@ _SET: Final = 5.0
 _AHEAD: Final = 60.0
 """Seconds that leases of one file may be longer than others, and that a stray is
 watched at least."""
+_LOOK: Final = 5.0
+"""Seconds between two looks for strays: every open run is looked at."""
 
 
 @define
@@ -36,6 +38,7 @@ class Judge:
     _offset: float | None = None  # of the wall clock from the monotonic one
     _noticed: float | None = None  # since when the wall clock is known to be ahead
     _strays: dict[str, dict[int, tuple[float, float]]] = field(factory=dict)
+    _looked: dict[str, float] = field(factory=dict)
     _lock: Lock = field(factory=Lock)
 
     def now(self, lease_seconds: float) -> float:
@@ -57,6 +60,9 @@ class Judge:
         """Let runs be due whose leases end too late and never change."""
         span = max(request.lease_seconds, _AHEAD)
         now, passed = self.now(request.lease_seconds), self._clock.monotonic()
+        if passed - self._looked.get(request.driver, -_LOOK) < _LOOK:
+            return
+        self._looked[request.driver] = passed
         found = db.execute(
             "SELECT n, lease_until FROM runs WHERE driver = ?"
             " AND completed_at IS NULL AND lease_until > ?",
