@@ -17,6 +17,7 @@ from agentloop import (
     tool,
 )
 from agentloop.backends.bedrock import BedrockBackend
+from agentloop.core.phases import Infer
 from agentloop.ports import Backend, Store
 from agentloop.stores.memory import MemoryStore
 from agentloop.stores.sqlite import SQLiteStore
@@ -59,3 +60,8 @@ async def asynchronous(loop: AsyncAgentLoop) -> None:
     run = await loop.run("id", {"kind": "user_message", "text": "Hi"}, scope=scope)
     assert_type(run, Run)
     assert_type(loop.events(run.id, scope=scope), AsyncGenerator[RunEvent, None])
+
+
+def unchanging(command: Infer) -> None:
+    """A value of the hot path is not assigned to, by word of the type checkers."""
+    command.attempt = 2  # type: ignore[misc] # an error, or this line would be one
