@@ -10,6 +10,7 @@ they ran, and the server's memory before, at the peak and after.
 import argparse
 import asyncio
 import gc
+import json
 import random
 import statistics
 import subprocess
@@ -20,8 +21,7 @@ import uuid
 from collections import Counter
 from pathlib import Path
 from typing import Any
-
-import httpx
+from urllib.parse import urlsplit
 
 from agentloop import AgentLoop, AsyncAgentLoop, Scope, tool
 from agentloop.core.phases import Infer
@@ -33,7 +33,7 @@ from agentloop.testing.scripted import ScriptedBackend, Seen, calls, says
 
 ITERATIONS = 8
 MODEL_SECONDS = 0.05
-HEADERS = {"Authorization": "Bearer load"}
+CONNECTIONS = 64
 
 
 def answer(seen: Seen) -> Any:
@@ -102,9 +102,55 @@ def resident(pid: int) -> float:
     raise LookupError(pid)
 
 
+class Wire:
+    """Kept connections to one server, and as little else as HTTP/1.1 allows.
+
+    Client and server share the machine: a client that spends more on a request than
+    the server does would measure itself.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._at = urlsplit(url)
+        self._idle: asyncio.LifoQueue[Any] = asyncio.LifoQueue()
+        for _ in range(CONNECTIONS):
+            self._idle.put_nowait(None)
+
+    async def send(self, verb: str, path: str, body: Any) -> tuple[int, Any]:
+        """The status and the JSON of an answer."""
+        text = b"" if body is None else json.dumps(body).encode()
+        head = (
+            f"{verb} {path} HTTP/1.1\r\nHost: {self._at.netloc}\r\n"
+            "Authorization: Bearer load\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(text)}\r\n\r\n"
+        )
+        connection = await self._idle.get()
+        try:
+            if connection is None:
+                connection = await asyncio.open_connection(
+                    self._at.hostname, self._at.port
+                )
+            reader, writer = connection
+            writer.write(head.encode() + text)
+            return await answer_of(reader)
+        finally:
+            self._idle.put_nowait(connection)
+
+    async def close(self) -> None:
+        while not self._idle.empty():
+            if (connection := self._idle.get_nowait()) is not None:
+                connection[1].close()
+
+
+async def answer_of(reader: asyncio.StreamReader) -> tuple[int, Any]:
+    """One answer, whose length its header tells."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+    length = int(head.partition("content-length:")[2].split("\r\n", 1)[0])
+    return int(head.split(" ", 2)[1]), json.loads(await reader.readexactly(length))
+
+
 class Client:
-    def __init__(self, http: httpx.AsyncClient) -> None:
-        self.http = http
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
         self.statuses: Counter[int] = Counter()
         self.polls: list[float] = []
 
@@ -132,29 +178,26 @@ class Client:
             await asyncio.sleep(2)
 
     async def send(self, verb: str, url: str, body: Any = None) -> Any:
-        answer = await self.http.request(verb, url, json=body)
-        self.statuses[answer.status_code] += 1
-        return answer.json()
+        status, answer = await self.wire.send(verb, url, body)
+        self.statuses[status] += 1
+        return answer
 
 
 async def load(url: str, pid: int, runs: int) -> None:
-    limits = httpx.Limits(max_connections=64)
-    async with httpx.AsyncClient(
-        base_url=url, headers=HEADERS, limits=limits, timeout=60, trust_env=False
-    ) as http:
-        client = Client(http)
-        # One run first, so that lazy imports do not count as growth.
-        await client.until_ended(await client.start())
-        before = resident(pid)
-        client.polls.clear()
-        began = time.perf_counter()
-        ids = await asyncio.gather(*(client.start() for _ in range(runs)))
-        started = time.perf_counter() - began
-        ended = await asyncio.gather(*(client.until_ended(id_) for id_ in ids))
-        seconds = time.perf_counter() - began
-        peak = resident(pid)
-        await asyncio.sleep(2)
-        after = resident(pid)
+    client = Client(Wire(url))
+    # One run first, so that lazy imports do not count as growth.
+    await client.until_ended(await client.start())
+    before = resident(pid)
+    client.polls.clear()
+    began = time.perf_counter()
+    ids = await asyncio.gather(*(client.start() for _ in range(runs)))
+    started = time.perf_counter() - began
+    ended = await asyncio.gather(*(client.until_ended(id_) for id_ in ids))
+    seconds = time.perf_counter() - began
+    peak = resident(pid)
+    await asyncio.sleep(2)
+    after = resident(pid)
+    await client.wire.close()
     polls = sorted(client.polls)
     print(
         f"runs      {dict(Counter(ended))} in {seconds:.1f} s, "

@@ -323,7 +323,7 @@ class AsyncAgentLoop:
 
     @asynccontextmanager
     async def worker(
-        self, n: int = 64, *, poll: float = 1.0
+        self, n: int = 64, *, poll: float = 0.25
     ) -> AsyncIterator[AsyncWorker]:
         """Drive started runs, up to `n` at once; see `AgentLoop.worker`."""
         self._check_open()

@@ -1,4 +1,8 @@
-"""Workers on an event loop: tasks that drive whatever run is due."""
+"""Workers on an event loop: tasks that drive whatever run is due.
+
+They find runs as those of `agentloop.runtime.worker` do; the one that looks now and
+then is a task of its own, which only wakes the others.
+"""
 
 import asyncio
 import logging
@@ -23,7 +27,10 @@ class AsyncWorker:
         self._n = n
         self._poll = poll
         self._stopping = False
+        self._hints = 0
         self._due = asyncio.Semaphore(0)
+        self._more = False
+        self._lookout: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._driving: set[AsyncMailbox] = set()
         self._failing: set[asyncio.Task[None] | None] = set()
@@ -36,6 +43,7 @@ class AsyncWorker:
     def start(self) -> None:
         """Start the tasks on the running event loop."""
         self._tasks = [asyncio.create_task(self._work()) for _ in range(self._n)]
+        self._lookout = asyncio.create_task(self._look_out())
 
     @property
     def alive(self) -> bool:
@@ -50,7 +58,9 @@ class AsyncWorker:
 
     def hint(self) -> None:
         """Say that a run has become due."""
-        self._due.release()
+        if self._hints < self._n:
+            self._hints += 1
+            self._due.release()
 
     async def stop(self, timeout: float | None = None) -> bool:
         """Stop taking runs, give back those under way, and wait for the tasks.
@@ -63,6 +73,8 @@ class AsyncWorker:
             mailbox.stop()
         for _ in self._tasks:
             self._due.release()
+        if self._lookout is not None:
+            self._lookout.cancel()
         others = [task for task in self._tasks if task is not asyncio.current_task()]
         if not others:
             return True
@@ -92,8 +104,10 @@ class AsyncWorker:
                 busy = False
             (self._failing.add if failures else self._failing.discard)(me)
             (self._cut_off.add if cut_off else self._cut_off.discard)(me)
-            if not busy:
-                await self._rest(failures)
+            if cut_off or failures:
+                await self._recover(failures)
+            elif not busy:
+                await self._rest()
 
     async def _drive_one(self) -> bool:
         """Drive a run that is due; whether to look for another one at once."""
@@ -102,7 +116,10 @@ class AsyncWorker:
         try:
             claim = await self._runner.claim()
             if claim is None:
+                self._more = False
                 return False
+            if self._more:
+                self.hint()
             return await self._drive(claim, mailbox)
         finally:
             self._driving.discard(mailbox)
@@ -119,10 +136,24 @@ class AsyncWorker:
             return False  # it may be due again, and would end this one as well
         return True
 
-    async def _rest(self, failures: int) -> None:
+    async def _look_out(self) -> None:
+        while True:
+            await asyncio.sleep(self._poll)
+            if not self._hints:
+                self._more = True
+                self.hint()
+
+    async def _rest(self) -> None:
+        if not self._stopping:
+            await self._due.acquire()
+            self._hints -= 1
+
+    async def _recover(self, failures: int) -> None:
+        """Let a store be that failed, longer and longer when it does so strangely."""
         if self._stopping:
             return
         span = self._poll * min(2**failures, MOST_PATIENCE)
         with suppress(TimeoutError):
             async with asyncio.timeout(span):
                 await self._due.acquire()
+                self._hints -= 1

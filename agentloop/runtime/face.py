@@ -446,7 +446,7 @@ class AgentLoop:
     # ------------------------------------------------------------ background
 
     @contextmanager
-    def worker(self, n: int = 4, *, poll: float = 1.0) -> Iterator[Worker]:
+    def worker(self, n: int = 4, *, poll: float = 0.25) -> Iterator[Worker]:
         """Drive started runs on `n` threads while the block runs.
 
         Also picks up runs of other processes and those whose worker died, looking

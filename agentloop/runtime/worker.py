@@ -1,7 +1,8 @@
 """Workers: threads that drive whatever run is due, until they are stopped.
 
-They pick up runs as they are started in this process, and look at the store now
-and then for runs of other processes and for those whose worker died.
+They pick up runs as they are started in this process. For runs of other processes,
+and for those whose worker died, one of the idle ones looks at the store now and then;
+what it finds may not be alone, so it wakes the next, until one finds nothing.
 """
 
 import logging
@@ -34,6 +35,8 @@ class Worker:
         self._changed = threading.Condition()
         self._stopping = False
         self._hints = 0
+        self._watched = False
+        self._more = False
         self._driving: set[Mailbox] = set()
         self._failing: set[threading.Thread] = set()
         self._cut_off: set[threading.Thread] = set()
@@ -81,7 +84,7 @@ class Worker:
     def hint(self) -> None:
         """Say that a run has become due."""
         with self._changed:
-            self._hints += 1
+            self._hints = min(self._hints + 1, len(self._threads))
             self._changed.notify()
 
     def stop(self, timeout: float | None = None) -> bool:
@@ -122,8 +125,10 @@ class Worker:
                 failures += 1
                 busy = False
             self._end(mailbox, failing=failures > 0, cut_off=cut_off)
-            if not busy:
-                self._rest(failures)
+            if cut_off or failures:
+                self._recover(failures)
+            elif not busy:
+                self._rest()
 
     def _begin(self) -> Mailbox | None:
         """The mailbox by which the next run can be stopped; None when stopping.
@@ -148,7 +153,10 @@ class Worker:
         """Drive a run that is due; whether to look for another one at once."""
         claim = self._runner.claim()
         if claim is None:
+            self._more = False
             return False
+        if self._more:
+            self.hint()
         try:
             self._runner.run(claim, mailbox=mailbox)
         except (LeaseLostError, StoreUnavailableError):
@@ -160,11 +168,28 @@ class Worker:
             return False  # it may be due again, and would end this one as well
         return True
 
-    def _rest(self, failures: int) -> None:
+    def _rest(self) -> None:
+        """Wait for a hint; one thread at a time also looks for itself."""
+        with self._changed:
+            while not self._hints and not self._stopping:
+                if self._watched:
+                    self._changed.wait()
+                elif not self._watch():
+                    self._more = True
+                    return
+            self._hints = max(self._hints - 1, 0)
+
+    def _watch(self) -> bool:
+        """Be the one that looks; whether there was news before it was time to."""
+        self._watched = True
+        try:
+            return self._changed.wait(self._poll)
+        finally:
+            self._watched = False
+            self._changed.notify()  # the next one watches meanwhile
+
+    def _recover(self, failures: int) -> None:
+        """Let a store be that failed, longer and longer when it does so strangely."""
         span = self._poll * min(2**failures, MOST_PATIENCE)
         with self._changed:
-            if failures:
-                self._changed.wait_for(lambda: self._stopping, span)
-            elif self._hints == 0 and not self._stopping:
-                self._changed.wait(span)
-            self._hints = max(self._hints - 1, 0)
+            self._changed.wait_for(lambda: self._stopping, span)
