@@ -19,7 +19,7 @@ from agentloop import AgentLoop
 from agentloop.core.machine import next_command
 from agentloop.core.phases import Finish
 from agentloop.ports import LeaseLostError, Reader, RunRef, StoreUnavailableError
-from agentloop.runtime.rounds import RunBusyError
+from agentloop.runtime.rounds import RunBusyError, RunNotFoundError
 from agentloop.stores.sqlite import SQLiteStore
 
 AWAY = (RunBusyError, LeaseLostError, StoreUnavailableError)
@@ -45,8 +45,16 @@ class Table:
             db.close()
 
     def run(self, statement: str, *values: Any) -> list[Any]:
-        with self._opened() as db:
-            return db.execute(statement, values).fetchall()
+        until = time.monotonic() + 30
+        while True:
+            try:
+                with self._opened() as db:
+                    return db.execute(statement, values).fetchall()
+            except sqlite3.OperationalError as error:
+                # Who finds the journal of a killed process is not always let wait.
+                if "locked" not in str(error) or time.monotonic() > until:
+                    raise
+                time.sleep(0.01)
 
 
 class QueueEngine:
@@ -104,7 +112,7 @@ class QueuePlayer:
             self._recipe(run)
         except AWAY:
             self._stopped.wait(0.05)
-        except LookupError:  # there is no such run any more
+        except RunNotFoundError:  # there is no such run any more
             self._done(run)
         finally:
             self._mine.discard(run.run_id)

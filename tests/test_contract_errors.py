@@ -30,6 +30,7 @@ from agentloop.ports import (
     ToolAnswer,
 )
 from agentloop.runtime import service
+from agentloop.runtime.rounds import RunNotFoundError
 from agentloop.stores.memory import MemoryStore
 from agentloop.testing.fixed import HandClock
 from agentloop.testing.scripted import calls, content, fails, says
@@ -37,6 +38,7 @@ from agentloop.wire.checkpoint import outcome_text
 from tests.http_world import (
     SERVER,
     TEXT_SCHEMA,
+    TOKENS,
     UNKNOWN,
     USER_TOOLS,
     FaultyStore,
@@ -695,8 +697,43 @@ def test_an_end_that_the_store_refuses_is_a_violated_invariant(face: str) -> Non
         assert again["final_text"] == "two"
 
 
+class Late:
+    """An engine that comes to what it was given when a test says so."""
+
+    name = "late"
+
+    def __init__(self) -> None:
+        self.given: list[RunRef] = []
+
+    def start(self, run: RunRef) -> None:
+        """Keep it for later."""
+        self.given.append(run)
+
+    def cancel(self, run: RunRef) -> None:
+        """There is nothing to wake."""
+
+
+def test_a_run_that_is_gone_when_its_workflow_loads_it_is_not_found() -> None:
+    """`AgentLoopAgentRunNotFound`: its conversation was deleted before it began.
+
+    The engine is told by the catalog's name; to its caller it is as unknown as any.
+    """
+    engine = Late()
+    with world(says("never"), workers=0, engine=engine) as served:
+        conversation = served.conversation()
+        run = served.start(conversation).json()["id"]
+        served.loop.delete_conversation(conversation, scope=TOKENS["alice"])
+        with pytest.raises(
+            RunNotFoundError, match=f"^AgentLoopAgentRunNotFound.*{run}"
+        ):
+            served.loop.rounds("late").begin(engine.given[0])
+        unknown = served.get(f"/agents/runs/{UNKNOWN}")
+        assert slug(served.get(f"/agents/runs/{run}")) == slug(unknown)
+        assert served.backend.seen == []
+    assert BY_TYPE["AgentLoopAgentRunNotFound"].slug == "agent-run-not-found"
+
+
 STORED_ENDS = [
-    "AgentLoopAgentRunNotFound",  # its row is gone: nothing of it can be read here
     "AgentLoopTokenBudgetExceeded",
     "AgentLoopWorkflowStartFailed",
 ]

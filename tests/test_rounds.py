@@ -17,7 +17,7 @@ from agentloop.ports import (
     RunRef,
     Store,
 )
-from agentloop.runtime.rounds import RunBusyError
+from agentloop.runtime.rounds import RunBusyError, RunNotFoundError
 from agentloop.stores.memory import MemoryStore
 from agentloop.testing.scripted import (
     ScriptedBackend,
@@ -277,7 +277,7 @@ def test_an_engines_runs_are_left_alone_by_everybody_else() -> None:
         run = loop.start_run(converse(loop), "go", scope=ME)
         with pytest.raises(TimeoutError):
             loop.wait(run.id, timeout=0.05, scope=ME)
-        with pytest.raises(LookupError, match="'notes'"):
+        with pytest.raises(RunNotFoundError, match="'notes'"):
             loop.rounds("other").begin(world.engine.started[0])
         assert loop.get_run(run.id, scope=ME).status == "pending"
 
@@ -304,5 +304,5 @@ def test_a_run_that_was_removed_is_no_run() -> None:
         id_ = converse(loop)
         loop.start_run(id_, "go", scope=ME)
         loop.delete_conversation(id_, scope=ME)
-        with pytest.raises(LookupError):
+        with pytest.raises(RunNotFoundError):
             loop.rounds("notes").begin(world.engine.started[0])

@@ -23,7 +23,7 @@ from agentloop.engines.dbos_watch import Watch, executor_of
 from agentloop.ports import LeaseLostError, RunRef, StoreUnavailableError
 from agentloop.runtime import checks
 from agentloop.runtime.face import AgentLoop
-from agentloop.runtime.rounds import Rounds, RunBusyError
+from agentloop.runtime.rounds import Rounds, RunBusyError, RunNotFoundError
 from agentloop.runtime.system import RandomIds
 from agentloop.wire.standing import Standing, standing_from, standing_text
 
@@ -77,9 +77,10 @@ class Hands:
             except _LATER:
                 self.stopped.wait(moment)
                 moment = min(2 * moment, most)
-            except Exception as error:
-                if type(error) is LookupError:  # as rounds say it, and not a mistake
-                    return ""
+            except RunNotFoundError as error:
+                log.warning("a workflow has no run: %s", error)
+                return ""
+            except Exception:
                 log.exception("a round failed; it is tried again")
                 self.stopped.wait(_WHILE)
         # No error: DBOS would keep it as the outcome of the step.

@@ -44,7 +44,7 @@ from agentloop.ports import (
 from agentloop.runtime import checks
 from agentloop.runtime.face import AgentLoop
 from agentloop.runtime.options import Options
-from agentloop.runtime.rounds import Rounds, RunBusyError
+from agentloop.runtime.rounds import Rounds, RunBusyError, RunNotFoundError
 from agentloop.wire.standing import Standing, standing_from, standing_text
 
 log = logging.getLogger("agentloop")
@@ -111,9 +111,10 @@ class Hands:
             return await self._beating(self.pool.submit(work))
         except (RunBusyError, LeaseLostError, StoreUnavailableError) as error:
             raise _later(error) from None
+        except RunNotFoundError as error:
+            log.warning("a workflow has no run: %s", error)
+            raise _gone(error) from None
         except Exception as error:
-            if type(error) is LookupError:  # as rounds say it, and not a mistake
-                raise _gone(error) from None
             log.exception("a round failed; it is tried again")
             told = f"the round raised {type(error).__name__}; the worker's log has it"
             raise ApplicationError(told, type=type(error).__name__) from None
@@ -139,7 +140,7 @@ def _later(error: Exception) -> ApplicationError:
     )
 
 
-def _gone(error: LookupError) -> ApplicationError:
+def _gone(error: RunNotFoundError) -> ApplicationError:
     return ApplicationError(str(error), type=GONE, non_retryable=True)
 
 

@@ -26,8 +26,8 @@ What a round raises, and what the engine does then:
 
 * `RunBusyError`, `LeaseLostError`, `StoreUnavailableError`: not now. Repeat the step,
   a moment later and without an end; none of them says anything of the run.
-* `LookupError`, of exactly this type: there is no such run any more, or it is another
-  driver's. End the workflow in peace; a repeat would fail for ever.
+* `RunNotFoundError`: there is no such run any more, or it is another driver's. Say so
+  and end the workflow in peace; a repeat would fail for ever.
 * Anything else is a mistake of somebody's. Log it, and repeat the step after a while.
 
 A start may be lost between the row and the engine. The caller is told, and a repeat of
@@ -59,6 +59,14 @@ BRIEF: Final = 1.0
 
 class RunBusyError(Exception):
     """Somebody else holds the run just now; try again a moment later."""
+
+
+class RunNotFoundError(LookupError):
+    """There is no such run (any more), or it is another driver's.
+
+    The first is the catalog's `AgentLoopAgentRunNotFound` (contract section 8), and
+    the message says so. No caller sees it: to them the run was removed.
+    """
 
 
 class _Round:
@@ -111,7 +119,7 @@ class Rounds:
             RunBusyError: another worker holds the run.
             LeaseLostError: the lease ran out on the way; repeat the round.
             StoreUnavailableError: the store stayed away.
-            LookupError: there is no such run, or another driver has it.
+            RunNotFoundError: there is no such run, or another driver has it.
         """
         return self._round(run, None)
 
@@ -121,8 +129,8 @@ class Rounds:
         A run that stands elsewhere already is not touched.
 
         Raises:
-            RunBusyError, LeaseLostError, StoreUnavailableError, LookupError: as for
-                `begin`.
+            RunBusyError, LeaseLostError, StoreUnavailableError, RunNotFoundError: as
+                for `begin`.
         """
         return self._round(run, seen)
 
@@ -145,9 +153,11 @@ class Rounds:
         reader = Reader(run.company_id)
         row = self.runner.resources.store.get_run(reader, run.run_id)
         if row is None:
-            raise LookupError(f"run {run.run_id} does not exist (any more)")
+            raise RunNotFoundError(
+                f"AgentLoopAgentRunNotFound: run {run.run_id} does not exist (any more)"
+            )
         if row.driver != self.runner.driver:
-            raise LookupError(f"run {run.run_id} is driven by {row.driver!r}")
+            raise RunNotFoundError(f"run {run.run_id} is driven by {row.driver!r}")
         if row.result is None:
             raise RunBusyError(f"run {run.run_id} is held by another worker")
         return ended(row.status)
