@@ -137,7 +137,7 @@ class Bench:
             options=Options(),
         )
         self._clock = SystemClock()
-        self._service = Service(self.resources, RandomIds(), self._clock)
+        self._service = Service(self.resources, RandomIds())
 
     def loop(self) -> AgentLoop:
         """The public face over the same things."""

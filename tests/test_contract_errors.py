@@ -29,7 +29,7 @@ from agentloop.ports import (
     StoreUnavailableError,
     ToolAnswer,
 )
-from agentloop.runtime import service
+from agentloop.runtime import configs
 from agentloop.runtime.rounds import RunNotFoundError
 from agentloop.stores.memory import MemoryStore
 from agentloop.testing.fixed import HandClock
@@ -182,7 +182,7 @@ def test_a_host_without_validators_takes_the_callers_schemas(
     def missing(schema: Any) -> None:
         raise MissingExtraError("jsonschema_rs", "tools")
 
-    monkeypatch.setattr(service, "compile_schema", missing)
+    monkeypatch.setattr(configs, "compile_schema", missing)
     tools = [{"name": "a", "input_schema": {"type": "objekt"}}]
     body = {"defaults": {"model": "m", "tools": tools}}
     assert idle.post("/agents/conversations", body).status_code == 201

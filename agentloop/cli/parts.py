@@ -24,8 +24,8 @@ from agentloop.ports import (
     Store,
     StoreUnavailableError,
 )
+from agentloop.runtime.callers import as_scope
 from agentloop.runtime.face import AgentLoop
-from agentloop.runtime.service import as_scope
 from agentloop.stores.versions import SchemaVersionError
 from agentloop.wire import Limits, WireError, parse
 

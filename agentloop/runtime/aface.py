@@ -98,7 +98,7 @@ class AsyncAgentLoop:
             engine=engine_of(engine),
         )
         self._ids = ids_of(ids)
-        self._service = Service(resources, self._ids, clock)
+        self._service = Service(resources, self._ids)
         self._hub = hub_of(observer)
         self._pools = (
             ThreadPoolExecutor(options.in_flight, "agentloop-inference"),

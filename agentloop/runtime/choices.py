@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any, Final, TypeVar
 
 from agentloop.core.catalog import RequestError
-from agentloop.runtime.service import CHOICE_CHECK_TIMEOUT
+from agentloop.runtime.starting import CHOICE_CHECK_TIMEOUT
 
 T = TypeVar("T")
 

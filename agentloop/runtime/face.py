@@ -52,17 +52,17 @@ from agentloop.runtime.assembly import (
     store_of,
     tool_servers,
 )
-from agentloop.runtime.follow import Cursor
 from agentloop.runtime.prepare import Resources, close_servers
 from agentloop.runtime.pulse import Pulse
 from agentloop.runtime.requests import Said
 from agentloop.runtime.runner import Runner
-from agentloop.runtime.service import CHOICE_CHECK_TIMEOUT, Service
-from agentloop.runtime.worker import Worker
+from agentloop.runtime.service import Service
+from agentloop.runtime.starting import CHOICE_CHECK_TIMEOUT
 
 if TYPE_CHECKING:
     from agentloop.runtime.rounds import Rounds
     from agentloop.runtime.watch import Watch
+    from agentloop.runtime.worker import Worker
 
 log = logging.getLogger("agentloop")
 POLL = 0.25
@@ -121,7 +121,7 @@ class AgentLoop:
             engine=engine_of(engine),
         )
         self._ids = ids_of(ids)
-        self._service = Service(resources, self._ids, clock)
+        self._service = Service(resources, self._ids)
         self._hub = hub_of(observer)
         self._pool = ThreadPoolExecutor(options.tool_slots, "agentloop-tool")
         self._pulse = Pulse(resources.store, options.lease)
@@ -446,13 +446,15 @@ class AgentLoop:
     # ------------------------------------------------------------ background
 
     @contextmanager
-    def worker(self, n: int = 4, *, poll: float = 0.25) -> Iterator[Worker]:
+    def worker(self, n: int = 4, *, poll: float = 0.25) -> "Iterator[Worker]":
         """Drive started runs on `n` threads while the block runs.
 
         Also picks up runs of other processes and those whose worker died, looking
         every `poll` seconds. Leaving the block gives runs back cleanly.
         """
         self._check_open()
+        from agentloop.runtime.worker import Worker  # only who serves asks for them
+
         worker = Worker(self._runner, n, poll)
         self._workers.append(worker)
         try:
@@ -542,6 +544,8 @@ class AgentLoop:
 
     def _follow(self, run_id: str, scope: Scope, after: int) -> Iterator[RunEvent]:
         live: queue.SimpleQueue[RunEvent] = queue.SimpleQueue()
+        from agentloop.runtime.follow import Cursor  # only followers ask for it
+
         cursor = Cursor(after)
         with self._hub.listening(run_id, live.put):
             over = False

@@ -149,7 +149,7 @@ class Simulation:
         return Worker(self.stage, self._resources(), clock, self.run_timeout)
 
     def _client(self, conversation: str, scope: Scope, keys: list[str]) -> Client:
-        service = Service(self._resources(), self.ids, self.clock)
+        service = Service(self._resources(), self.ids)
         return Client(self.stage, service, scope, conversation, keys)
 
     def _join(self, actor: Acts) -> None:
