@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from agentloop.cli import conformance, demo, doctor, errors, migrate, run, serve, show
+from agentloop.cli import (
+    conformance,
+    demo,
+    doctor,
+    errors,
+    migrate,
+    run,
+    serve,
+    show,
+    worker,
+)
 
 app = typer.Typer(
     name="agentloop",
@@ -44,6 +54,6 @@ app.command("messages")(show.messages)
 app.command("errors")(errors.errors)
 app.command("doctor")(doctor.doctor)
 app.command("serve")(serve.serve)
-app.command("worker")(serve.worker)
+app.command("worker")(worker.worker)
 app.command("migrate")(migrate.migrate)
 app.add_typer(conformance.app, name="conformance")

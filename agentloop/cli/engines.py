@@ -70,7 +70,7 @@ class Driving:
     work: Callable[[AgentLoop, Pace], AbstractContextManager[object]]
 
 
-@frozen(kw_only=True)
+@frozen
 class Asked:
     """What the flags say of an engine."""
 

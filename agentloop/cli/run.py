@@ -4,13 +4,13 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from agentloop.cli import backends, parts, render
+from agentloop.cli import backends, flags, parts, render
 from agentloop.core.catalog import RequestError
 from agentloop.core.run import Run, Scope
 from agentloop.runtime.face import AgentLoop
@@ -19,47 +19,29 @@ from agentloop.wire import WireError, parse, to_json
 EXIT_CODES = {"completed": 0, "requires_action": 3, "failed": 1}
 INTERRUPTED = 130
 """What a shell reports for a program that Ctrl-C ended."""
+DEFAULTS: Mapping[str, Any] = {
+    "--store": "agentloop.db",
+    "--backend": "bedrock",
+    "--company": 1,
+    "--user": 1,
+}
+"""What an option is when it is not given, where that is something."""
 
 
 def run(
-    config: Annotated[
-        str,
-        typer.Argument(
-            help="A JSON file: defaults (with a model), and optionally name, "
-            "system_prompt. With --conversation it is not read; give '-'."
-        ),
-    ],
-    message: Annotated[
-        str | None,
-        typer.Argument(
-            help="What the user says. With --conversation it may be left out, to "
-            "answer the calls that its last run waits for."
-        ),
-    ] = None,
-    store: Annotated[str, typer.Option(help=parts.STORE_HELP)] = "agentloop.db",
-    backend: Annotated[str, typer.Option(help=parts.BACKEND_HELP)] = "bedrock",
-    backends_file: Annotated[
-        str | None, typer.Option("--backends", help=parts.BACKENDS_HELP)
-    ] = None,
-    endpoint_url: Annotated[
-        str | None, typer.Option(help="Another address for the provider.")
-    ] = None,
-    region: Annotated[str | None, typer.Option(help="The provider's region.")] = None,
-    tools: Annotated[
-        list[str] | None,
-        typer.Option(help="Host tools, ALIAS=module:name; may be repeated."),
-    ] = None,
-    conversation: Annotated[
-        str | None, typer.Option(help="Go on with this conversation.")
-    ] = None,
-    company: Annotated[int, typer.Option(help="The company of the scope.")] = 1,
-    user: Annotated[int, typer.Option(help="The user of the scope.")] = 1,
-    ask: Annotated[
-        bool, typer.Option(help="Answer client tools at the prompt.")
-    ] = True,
-    json_only: Annotated[
-        bool, typer.Option("--json", help="Print the run as JSON and nothing else.")
-    ] = False,
+    config: flags.ConfigFile,
+    message: flags.Message = None,
+    store: flags.StoreUrl = "agentloop.db",
+    backend: flags.BackendName = "bedrock",
+    backends_file: flags.BackendsFile = None,
+    endpoint_url: flags.EndpointUrl = None,
+    region: flags.Region = None,
+    tools: flags.ToolSpecs = None,
+    conversation: flags.ConversationId = None,
+    company: flags.Company = 1,
+    user: flags.User = 1,
+    ask: flags.Ask = True,
+    json_only: flags.JsonOnly = False,
 ) -> None:
     """Say something to an agent and watch its run.
 
@@ -72,26 +54,15 @@ def run(
     _check_message(message, conversation)
     console = render.console(stderr=json_only, quiet=json_only)
     options = {
-        "--store": (store, "agentloop.db"),
-        "--backend": (backend, "bedrock"),
-        "--backends": (backends_file, None),
-        "--endpoint-url": (endpoint_url, None),
-        "--region": (region, None),
-        "--company": (company, 1),
-        "--user": (user, 1),
+        "--store": store,
+        "--backend": backend,
+        "--backends": backends_file,
+        "--endpoint-url": endpoint_url,
+        "--region": region,
+        "--company": company,
+        "--user": user,
     }
-    with (
-        parts.plain_errors(),
-        parts.open_store(store) as opened,
-        backends.choose(backend, endpoint_url, region, backends_file) as chosen,
-        parts.make_loop(
-            chosen.default,
-            opened,
-            parts.load_tools(tools or []),
-            backends=chosen.planes,
-        ) as loop,
-        _told_of_ctrl_c(store),
-    ):
+    with parts.plain_errors(), _opened(options, tools or []) as loop:
         id_ = conversation or _create(loop, config, scope)
         again = _again(id_, options, tools or [])
         console.print(f"[dim]conversation {escape(id_)}[/]")
@@ -107,6 +78,25 @@ def run(
     raise typer.Exit(EXIT_CODES[ended.status])
 
 
+@contextmanager
+def _opened(options: Mapping[str, Any], tools: list[str]) -> Iterator[AgentLoop]:
+    """The loop that the options name, closed at the end, also by Ctrl-C."""
+    named = ("--backend", "--endpoint-url", "--region", "--backends")
+    backend, endpoint_url, region, file = map(options.__getitem__, named)
+    with (
+        parts.open_store(options["--store"]) as store,
+        backends.choose(backend, endpoint_url, region, file) as chosen,
+        parts.make_loop(
+            chosen.default,
+            store,
+            parts.load_tools(tools),
+            backends=chosen.planes,
+        ) as loop,
+        _told_of_ctrl_c(options["--store"]),
+    ):
+        yield loop
+
+
 def _check_message(message: str | None, conversation: str | None) -> None:
     if message is None and conversation is None:
         parts.stop("give a MESSAGE, or --conversation to answer what it waits for")
@@ -114,18 +104,16 @@ def _check_message(message: str | None, conversation: str | None) -> None:
         parts.stop("MESSAGE is blank; say something")
 
 
-def _again(
-    conversation: str, options: Mapping[str, tuple[Any, Any]], tools: list[str]
-) -> str:
+def _again(conversation: str, options: Mapping[str, Any], tools: list[str]) -> str:
     """The command that answers the calls which a run of the conversation waits for.
 
     Empty where nothing is kept of it.
     """
-    if options["--store"][0] in parts.IN_MEMORY:
+    if options["--store"] in parts.IN_MEMORY:
         return ""
     words = ["agentloop", "run", "-", "--conversation", conversation]
-    for name, (value, default) in options.items():
-        if value != default:
+    for name, value in options.items():
+        if value != DEFAULTS.get(name):
             shown = parts.shown(value) if name == "--store" else str(value)
             words += [name, shown]
     for spec in tools:
