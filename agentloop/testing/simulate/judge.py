@@ -16,11 +16,12 @@ came from a call that ran (9), and that what is read back is all that was stored
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from agentloop.core.content import ToolResult, tool_uses
 from agentloop.core.history import unanswered
-from agentloop.core.run import Usage
-from agentloop.ports import Reader, RunRow
+from agentloop.core.run import Attempt, Usage
+from agentloop.ports import AttemptRow, Reader, RunRow
 from agentloop.runtime.present import attempts_of, effect_key, job_id
 from agentloop.stores.memory import MemoryStore
 from agentloop.testing.simulate.ledger import CANARY, Ledger, Shelf, require
@@ -69,7 +70,7 @@ def _check_attempts(
         expected = list(range(1, len(rows) + 1))
         require(numbers == expected, 14, f"{row.id}: attempts {numbers}")
         for each in rows:
-            (told,) = attempts_of(each)
+            told = _told_by(each)
             total = total.plus(told.usage)
             stored.add((iteration, each.number))
             if told.outcome != "lost" and "given up" not in (told.message or ""):
@@ -83,6 +84,12 @@ def _check_attempts(
         if key.startswith("infer ") and not _came_late(ledger, key, number):
             place = (int(key.removeprefix("infer ")), number)
             require(place in stored, 14, f"{row.id}: attempt {place} left no record")
+
+
+@lru_cache(maxsize=4096)  # ids are counted, so simulations have many rows in common
+def _told_by(row: AttemptRow) -> Attempt:
+    (told,) = attempts_of(row)
+    return told
 
 
 def _came_late(ledger: Ledger, key: str, number: int) -> bool:

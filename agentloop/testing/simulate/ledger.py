@@ -5,8 +5,9 @@ compared with it at once; the first difference is a violation.
 """
 
 import json
-from collections.abc import Sequence
+from functools import lru_cache
 from operator import attrgetter
+from typing import Any
 
 from attrs import define, field
 
@@ -81,33 +82,25 @@ class Ledger:
         require(self.ended is None, 7, f"{told}: it has ended")
         require(self.lease_until <= now, 11, f"{told}: its lease still runs")
         require(claim.lease.token > self.token, 11, f"{told}: after {self.token}")
-        seen = (
-            claim.revision,
-            claim.setup,
-            claim.header,
-            claim.messages,
-            dict(claim.results),
-            claim.last_event,
-            claim.run.iterations,
-            claim.run.cancel_requested,
-        )
-        known = (
-            self.revision,
-            self.setup,
-            self.header,
-            tuple(self.messages),
-            self.results,
-            self.last_event,
-            self.iterations,
-            self.cancelled_at is not None,
-        )
-        require(seen == known, 13, f"{told}: it tells another story")
+        require(self._is_told_by(claim), 13, f"{told}: it tells another story")
         self.in_vain += 1
         require(claim.in_a_row == self.in_vain, 19, f"{told}: {claim.in_a_row} in vain")
         self.status = "running"
         self.token, self.given_back = claim.lease.token, False
         self.claimed_revision = self.revision
         self.lease_until = now + lease_seconds
+
+    def _is_told_by(self, claim: Claim) -> bool:
+        return (
+            claim.revision == self.revision
+            and claim.setup == self.setup
+            and claim.header == self.header
+            and list(claim.messages) == self.messages
+            and dict(claim.results) == self.results
+            and claim.last_event == self.last_event
+            and claim.run.iterations == self.iterations
+            and claim.run.cancel_requested == (self.cancelled_at is not None)
+        )
 
     def prolonged(
         self, lease: Lease, flagged: bool, now: float, lease_seconds: float
@@ -210,7 +203,7 @@ class Ledger:
     def _spend(self, change: Checkpoint) -> None:
         """Add up what the attempts cost, in numbers of our own."""
         for attempt in change.attempts:
-            told = json.loads(attempt.body).get("usage")
+            told = parsed(attempt.body).get("usage")
             if told is None:
                 self.spent[4] += 1
                 continue
@@ -219,18 +212,17 @@ class Ledger:
 
     def _check_rows(self, change: Checkpoint) -> None:
         """What must hold of a run's rows after each commit."""
-        run_id, jobs = self.inserted.id, [job.id for job in self.jobs]
-        iterations = range(1, change.iterations + 1)
-        expected = [job_id(run_id, number) for number in iterations]
-        require(jobs == expected, 8, f"{run_id} has {len(jobs)} jobs")
-        rows = 1 + len(jobs) + len(self.attempts) + len(self.messages)
-        most = 4 + 2 * (len(self.intents) + 1) + len(self.messages)
-        require(rows <= most, 17, f"{rows} rows for {len(self.intents)} effects")
-        texts = (change.header, *change.messages, *(text for _, text in change.results))
-        began, tried = change.jobs, change.attempts
-        bodies = [*(row.body for row in began), *(row.body for row in tried)]
-        told = "".join((*texts, *bodies, *(event.body for event in change.events)))
-        require(CANARY not in told, 16, f"{run_id} has stored a secret")
+        run_id, number = self.inserted.id, len(self.jobs)
+        first = number - len(change.jobs) + 1  # those before were checked before
+        expected = [job_id(run_id, n) for n in range(first, change.iterations + 1)]
+        if number != change.iterations or [job.id for job in change.jobs] != expected:
+            raise Violation(f"invariant 8: {run_id} has {number} jobs")
+        rows = 1 + number + len(self.attempts)
+        if rows > 4 + 2 * (len(self.intents) + 1):
+            told = f"{rows} rows for {len(self.intents)} effects"
+            raise Violation(f"invariant 17: {told}")
+        if any(CANARY in text for text in _texts(change)):
+            raise Violation(f"invariant 16: {run_id} has stored a secret")
 
     # ------------------------------------------------------------ effects
 
@@ -238,9 +230,10 @@ class Ledger:
         """Note which effects the newest header allows to begin."""
         if self.header is None:
             return
-        value = json.loads(self.header)
+        value = parsed(self.header)
         usage, told = value["usage"], self.inserted.id
-        require(usage == self.spent, 14, f"{told}: {usage}, attempts {self.spent}")
+        if usage != self.spent:
+            raise Violation(f"invariant 14: {told}: {usage}, attempts {self.spent}")
         phase = value["phase"]
         match phase["kind"]:
             case "inferring":
@@ -248,7 +241,7 @@ class Ledger:
             case "discovering":
                 self._allow("discover", phase["try"][0], moment)
             case "calling":
-                for key in _call_keys(self.messages, self.iterations):
+                for key in _call_keys(self.messages[-1], self.iterations):
                     attempt = phase["tries"].get(key, [1])[0]
                     self._allow(key, attempt, moment)
             case _:
@@ -273,10 +266,33 @@ class Ledger:
         self.begun[place] = moment
 
 
-def _call_keys(messages: Sequence[str], iteration: int) -> list[str]:
-    blocks = json.loads(messages[-1])["content_blocks"]
+@lru_cache(maxsize=4096)
+def parsed(text: str) -> Any:
+    """The JSON value of a stored text, which nobody may change.
+
+    Many texts are read several times, and simulations say the same few things again
+    and again.
+    """
+    return json.loads(text)
+
+
+@lru_cache(maxsize=4096)
+def _call_keys(message: str, iteration: int) -> list[str]:
+    blocks = json.loads(message)["content_blocks"]
     uses = [block for block in blocks if block["type"] == "tool_use"]
     return [f"{iteration}.{i}" for i in range(len(uses))]
+
+
+def _texts(change: Checkpoint) -> list[str]:
+    """All that a change stores, but for the setup, which is the host's own."""
+    return [
+        change.header,
+        *change.messages,
+        *[text for _, text in change.results],
+        *[job.body for job in change.jobs],
+        *[attempt.body for attempt in change.attempts],
+        *[event.body for event in change.events],
+    ]
 
 
 @define

@@ -29,6 +29,10 @@ from agentloop.testing.simulate.ledger import CANARY, require
 
 POLICIES: dict[str, InDoubt] = {"look": "repeat", "book": "tell", "pay": "fail"}
 _SCHEMA = {"type": "object"}
+_OFFERS = tuple(
+    Offer(ToolSpec(name=name, input_schema=_SCHEMA), policy)
+    for name, policy in POLICIES.items()
+)
 _PASSING: tuple[FailureKind, ...] = ("throttled", "unavailable", "timeout")
 _LASTING: tuple[FailureKind, ...] = ("denied", "malformed_output", "context_window")
 
@@ -136,13 +140,13 @@ class Tools:
 
     def declared(self) -> tuple[Offer, ...] | None:
         """The catalog, unless this server wants to be asked."""
-        return None if self._asks else _offers()
+        return None if self._asks else _OFFERS
 
     def discover(self, timeout: float) -> tuple[Offer, ...] | Failure:  # noqa: ARG002 # the port's
         """The catalog, or now and then nothing yet."""
         if self._chance.often(0.1):
             return Failure(kind="discovery_unavailable", message="not now")
-        return _offers()
+        return _OFFERS
 
     def call(self, call: ToolCall) -> ToolAnswer | Failure:
         """Do it; the answer may be lost, and some calls are never taken on."""
@@ -170,13 +174,6 @@ class NoDirectory:
     def open(self, server: McpServer) -> ToolServer:
         """Refuse."""
         raise RequestError("invalid-config", problem=f"no way to {server.url}")
-
-
-def _offers() -> tuple[Offer, ...]:
-    return tuple(
-        Offer(ToolSpec(name=name, input_schema=_SCHEMA), policy)
-        for name, policy in POLICIES.items()
-    )
 
 
 def _failed(command: Infer, kind: FailureKind, usage: Usage | None) -> Inference:

@@ -178,9 +178,9 @@ class Simulation:
         judge(self.witness, self.store, self.deeds, self.most)
 
     def _ended(self) -> bool:
-        if not all(client.over for client in self.clients):
+        if self.witness.open:
             return False
-        return all(ledger.ended for ledger in self.witness.runs.values())
+        return all(client.over for client in self.clients)
 
     def _calm(self) -> None:
         self.chance.calm_down()
@@ -278,7 +278,8 @@ def simulate(
     `tell` hears every line of the trace.
     """
     chance = Chance(seed, classes)
-    chance.tell = tell
+    if tell is not None:
+        chance.tell_also(tell)
     simulation = Simulation(chance)
     violation = None
     try:

@@ -12,8 +12,6 @@ from typing import Any
 
 from agentloop.core.content import Message
 from agentloop.core.history import problems
-from agentloop.core.machine import next_command
-from agentloop.core.phases import Finish
 from agentloop.ports import (
     Checkpoint,
     Claim,
@@ -28,14 +26,15 @@ from agentloop.ports import (
 from agentloop.runtime.desk import Desk
 from agentloop.stores.memory import MemoryStore
 from agentloop.testing.simulate.chance import Violation, WorldClock
-from agentloop.testing.simulate.ledger import Ledger, Shelf, require, same_insert
-from agentloop.wire import message_from
-from agentloop.wire.checkpoint import (
-    header_text,
-    is_idle,
-    remembered_in,
-    state_from,
+from agentloop.testing.simulate.ledger import (
+    Ledger,
+    Shelf,
+    parsed,
+    require,
+    same_insert,
 )
+from agentloop.wire import message_from
+from agentloop.wire.checkpoint import header_text, state_from
 
 _FENCED = frozenset({"heartbeat", "checkpoint", "finalize"})
 
@@ -46,11 +45,18 @@ def as_message(text: str) -> Message:
     return message_from(text)
 
 
+@lru_cache(maxsize=1024)  # the last look sees what the last end has shown
+def _problems(texts: tuple[str, ...]) -> list[str]:
+    return problems([as_message(text) for text in texts])
+
+
 class Witness:
     """Ledgers of all runs and shelves of all conversations of one simulation."""
 
     def __init__(self, store: MemoryStore, clock: WorldClock, attempts: int) -> None:
         self.runs: dict[str, Ledger] = {}
+        self.open: dict[str, Ledger] = {}
+        """The runs that have not ended."""
         self.shelves: dict[str, Shelf] = {}
         self.moment = 0
         self._store = store
@@ -106,7 +112,7 @@ class Witness:
         current = shelf.version == row.base_version == new.expected_version
         require(current, 3, f"{row.id} began at {row.base_version}, not the newest")
         shelf.keys[new.client_op_id] = row.id
-        self.runs[row.id] = Ledger(row, self._attempts)
+        self.runs[row.id] = self.open[row.id] = Ledger(row, self._attempts)
 
     def _found(self, conversation_id: str, key: str, answer: RunRow | None) -> None:
         known = self.shelves[conversation_id].keys.get(key)
@@ -142,9 +148,11 @@ class Witness:
 
     def _claimed(self, request: ClaimRequest, claim: Claim | None) -> None:
         if claim is None:
-            wanted = [request.run_id] if request.run_id else list(self.runs)
+            wanted = {request.run_id} if request.run_id else self.open.keys()
             now = self._now
-            due = [id_ for id_ in wanted if self.runs[id_].is_due(now)]
+            due = [
+                id_ for id_ in self.open if id_ in wanted and self.open[id_].is_due(now)
+            ]
             require(not due, 19, f"{due} are due, and none was handed out")
             return
         ledger = self.runs[claim.lease.run_id]
@@ -158,7 +166,7 @@ class Witness:
     def anything_due(self) -> bool:
         """Whether a claim must succeed now."""
         now = self._now
-        return any(ledger.is_due(now) for ledger in self.runs.values())
+        return any(ledger.lease_until <= now for ledger in self.open.values())
 
     def _prolonged(self, lease: Lease, seconds: float, flagged: bool) -> None:
         self.runs[lease.run_id].prolonged(lease, flagged, self._now, seconds)
@@ -191,6 +199,7 @@ class Witness:
             shelf = self.shelves[row.conversation_id]
             shelf.joined(ledger, row, final)
             ledger.ended_at = self.moment
+            del self.open[row.id]
             self.check_history(shelf)
             self._check_stranger(ledger)
         self.look(ledger)
@@ -237,11 +246,10 @@ class Witness:
     def check_desk(self, desk: Desk) -> None:
         """What was just committed must give back the very state it came from."""
         ledger, state = self.runs[desk.journal.run_id], desk.state
-        if isinstance(next_command(state), Finish) or ledger.header is None:
+        if ledger.checked == ledger.revision or desk.finished or ledger.header is None:
             return
-        if is_idle(ledger.header) or ledger.token != desk.journal.lease.token:
-            return
-        if ledger.checked == ledger.revision:
+        told = parsed(ledger.header)
+        if told.get("idle") or ledger.token != desk.journal.lease.token:
             return
         ledger.checked = ledger.revision
         log = list(map(as_message, ledger.messages))
@@ -249,11 +257,10 @@ class Witness:
             ledger.header, state.plan, state.routing, log, ledger.results
         )
         require(known == state, 13, f"{desk.journal.run_id}: another state was stored")
-        left = remembered_in(ledger.header)
-        same = header_text(known, remembered=left) == ledger.header
+        same = header_text(known, remembered=told.get("remembered")) == ledger.header
         require(same, 13, f"{desk.journal.run_id}: another header was stored")
 
     def check_history(self, shelf: Shelf) -> None:
         """A conversation's messages make a legal history."""
-        found = problems([as_message(text) for _, _, text in shelf.rows])
+        found = _problems(tuple([text for _, _, text in shelf.rows]))
         require(not found, 6, found)
