@@ -13,6 +13,7 @@ from agentloop.ports import (
     JobContext,
     LeaseLostError,
     Preceding,
+    Reader,
     SessionSetup,
     StoreUnavailableError,
 )
@@ -156,6 +157,30 @@ def test_a_store_that_is_away_ends_the_drive_and_not_the_run(
         ended = loop.wait(run.id, scope=SCOPE)
     assert ended.status == "completed"
     assert backend.submitted == (["query-1"] if after else ["query-1", "query-2"])
+
+
+@pytest.mark.parametrize("face", list(FACES))
+def test_a_cancel_that_remembering_hears_of_wins_over_the_answer(
+    face: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the store tells with that commit counts as what it tells with any other."""
+    backend, store = Queries(), MemoryStore()
+    plainly = QuerySession.infer
+
+    def cancelled(self: Any, command: Any, job: JobContext, delta: Any) -> Any:
+        store.request_cancel(Reader(SCOPE.company_id), run.id)  # in another process
+        return plainly(self, command, job, delta)
+
+    monkeypatch.setattr(QuerySession, "infer", cancelled)
+    with FACES[face](backend, store) as loop:
+        made = loop.create_conversation(defaults={"model": "m"}, scope=SCOPE)
+        run = loop.start_run(made.id, "Hi", scope=SCOPE)
+        ended = loop.wait(run.id, scope=SCOPE)
+        (job,) = loop.list_jobs(run.id, scope=SCOPE)
+    assert ended.status == "failed"
+    assert ended.error is not None
+    assert ended.error.type == "AgentLoopCancelled"
+    assert job.usage == ended.usage
 
 
 def test_a_damaged_memory_is_a_typed_error() -> None:
