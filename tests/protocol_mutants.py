@@ -18,7 +18,8 @@ import pytest
 from attrs import evolve
 
 from agentloop.core import machine
-from agentloop.core.phases import CallingTools, Inferring
+from agentloop.core.catalog import Failure
+from agentloop.core.phases import CallingTools, DeadlinePassed, Inferring
 from agentloop.core.run import Usage
 from agentloop.ports import Final, LeaseLostError, StoreUnavailableError
 from agentloop.runtime import desk, drive, perform, prepare
@@ -821,6 +822,77 @@ def claims_in_vain_are_not_counted(patch: Patch) -> None:
 def leases_go_by_the_wall_clock(patch: Patch) -> None:
     """Leases go by the wall clock."""
     patch.setattr(MemoryStore, "_seconds", lambda self: self._clock.now().timestamp())
+
+
+# ---------------------------------------------------------------- bounds
+
+
+@mutant
+def a_late_success_wins_over_a_cancel(patch: Patch) -> None:
+    """A late success wins over a cancel."""
+    patch.setattr(Desk, "_would_succeed", lambda self, event: False)
+
+
+@mutant
+def a_cancel_heard_while_remembering_is_lost(patch: Patch) -> None:
+    """A cancel that a backend's own commit hears of is lost."""
+    patch.setattr(
+        Journal, "cancelled", property(lambda _: False, lambda *_: None), raising=False
+    )
+
+
+@mutant
+def deadlines_are_not_looked_at(patch: Patch) -> None:
+    """Deadlines are not looked at."""
+    right = Desk._give_up
+
+    def give_up(self: Any, why: Any) -> None:
+        if not isinstance(why, DeadlinePassed):
+            right(self, why)
+
+    patch.setattr(Desk, "_give_up", give_up)
+
+
+@mutant
+def effects_may_outlast_their_run(patch: Patch) -> None:
+    """Effects may outlast their run."""
+    patch.setattr(perform.Performer, "within", lambda self, limit: limit)
+
+
+@mutant
+def calls_may_take_for_ever(patch: Patch) -> None:
+    """Calls may take for ever."""
+    right = perform.Performer.call_of
+
+    def call_of(self: Any, call: Any) -> Any:
+        return evolve(right(self, call), timeout=None)
+
+    patch.setattr(perform.Performer, "call_of", call_of)
+
+
+@mutant
+def failures_for_good_are_tried_again(patch: Patch) -> None:
+    """Failures for good are tried again."""
+    patch.setattr(Failure, "retried", property(lambda self: True))
+
+
+@mutant
+def retries_follow_at_once(patch: Patch) -> None:
+    """Retries follow at once."""
+    right = machine._next_try
+
+    def next_try(*args: Any) -> Any:
+        attempt, _, at_least = right(*args)
+        return attempt, 0.0, at_least
+
+    patch.setattr(machine, "_next_try", next_try)
+
+
+@mutant
+def hints_of_providers_are_ignored(patch: Patch) -> None:
+    """Hints of providers are ignored."""
+    right = machine._next_try
+    patch.setattr(machine, "_next_try", lambda *args: (*right(*args)[:2], 0.0))
 
 
 _UNFIT = ("TypeError(", "AttributeError(", "NameError(")

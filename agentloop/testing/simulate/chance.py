@@ -126,6 +126,10 @@ class WorldClock:
         self.set_by = 0.0
         self._shown = (0.0, _EPOCH)
 
+    def rest(self, seconds: float) -> None:
+        """Let time pass."""
+        self.passed += seconds
+
     def now(self) -> datetime:
         """The present instant."""
         at, shown = self._shown

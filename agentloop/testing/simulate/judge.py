@@ -6,7 +6,8 @@ version, 4 one end per run, 5 one run per key, 6 legal histories, 7 an end is th
 10 intents before effects, 11 only the newest holder writes, 12 answers count once,
 13 what is stored gives back the state, 14 usage is the sum of the attempts, 15 tenants
 see their own, 16 no secret is stored, 17 few and small rows, 18 typed errors only,
-19 everything ends, 20 cancels are heard, 21 attempts are capped.
+19 everything ends, 20 cancels and deadlines are heard, and effects have ends, 21
+attempts are capped, spaced, and made of what may pass only.
 
 They are checked as it happens: with every answer of the store (1 to 5, 7, 11 to 17,
 20), every effect that begins (7, 9, 10, 20, 21) or is executed (9), every end (6, 15).

@@ -70,6 +70,8 @@ class Ledger:
     ended: RunRow | None = None
     ended_by: int = 0
     ended_at: int = 0
+    heard: int = 0
+    """The token whose holder was told of the cancel."""
     intents: dict[tuple[str, int], int] = field(factory=dict)
     begun: dict[tuple[str, int], int] = field(factory=dict)
     spent: list[int] = field(factory=lambda: [0] * 5)
@@ -139,6 +141,9 @@ class Ledger:
             return False
         self.holds(lease, "finalize")
         require(revision == self.revision, 11, f"an end after {revision} was taken")
+        if self.heard == lease.token and row.status != "failed":
+            told = f"{row.id} is {row.status}, and its driver heard of the cancel"
+            raise Violation(f"invariant 20: {told}")
         self._commit(final.last)
         self.last_event += 1
         self.ended, self.ended_by, self.status = row, lease.token, row.status
@@ -262,7 +267,9 @@ class Ledger:
         require(attempt <= self.max_attempts, 21, f"{told} is one too many")
         flagged = self.cancelled_at
         in_time = flagged is None or self.intents[place] < flagged
-        require(in_time, 20, f"{told} begins after its driver heard of the cancel")
+        heard = self.heard == lease.token
+        told = f"{told} begins after its driver heard of the cancel"
+        require(in_time and not heard, 20, told)
         self.begun[place] = moment
 
 

@@ -17,6 +17,7 @@ from agentloop.runtime.service import Service
 from agentloop.stores.memory import MemoryStore
 from agentloop.testing.fixed import CountedIds
 from agentloop.testing.simulate.actors import Acts, Canceller, Client, Stage, Worker
+from agentloop.testing.simulate.bounds import ATTEMPT_TIMEOUT, DELAYS, TOOL_TIMEOUT
 from agentloop.testing.simulate.chance import (
     CLASSES,
     Chance,
@@ -88,6 +89,9 @@ class Simulation:
         self.options = Options(
             lease=LEASE,
             attempts=chance.number(2, 6),
+            delays=DELAYS,
+            attempt_timeout=ATTEMPT_TIMEOUT,
+            tool_timeout=TOOL_TIMEOUT,
             parallel_tools=chance.number(1, 3),
             pause=lambda delay, at_least: max(delay, at_least),
             on_unresolved_call="tell_model" if chance.often(0.5) else "fail",
@@ -96,8 +100,9 @@ class Simulation:
         self.run_timeout = 300.0 if chance.often(0.15) else None
         self.witness = Witness(self.store, self.clock, self.options.attempts)
         self.stage = Stage(chance, self.clock, self.witness, self._others)
-        self.models = {"simulated": Model(chance, self.deeds)}
-        self.tools = Tools(chance, self.deeds, asks=chance.often(0.2))
+        rest = self.clock.rest
+        self.models = {"simulated": Model(chance, self.deeds, rest)}
+        self.tools = Tools(chance, self.deeds, rest, asks=chance.often(0.2))
         self.ids = CountedIds()
         self._cast()
 

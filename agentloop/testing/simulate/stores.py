@@ -60,6 +60,7 @@ class Line:
             self._risk(before)
             answer = self._ask(name, partial(call, **named) if named else call, args)
             self._risk(after)
+            self._witness.told(name, args, answer)
             return answer
 
         self.__dict__[name] = over

@@ -37,6 +37,7 @@ from agentloop.wire import message_from
 from agentloop.wire.checkpoint import header_text, state_from
 
 _FENCED = frozenset({"heartbeat", "checkpoint", "finalize"})
+_TELLING = frozenset({"heartbeat", "checkpoint"})
 
 
 @lru_cache(maxsize=4096)  # simulations say the same few things again and again
@@ -84,6 +85,14 @@ class Witness:
         judge = self._judges.get(name)
         if judge is not None:
             judge(*args, answer)
+
+    def told(self, name: str, args: tuple[Any, ...], answer: Any) -> None:
+        """Note which driver was really told of a cancel."""
+        if name in _TELLING and answer is True:
+            lease: Lease = args[0]
+            self.runs[lease.run_id].heard = lease.token
+        elif isinstance(answer, Claim) and answer.run.cancel_requested:
+            self.runs[answer.lease.run_id].heard = answer.lease.token
 
     def refused(self, name: str, args: tuple[Any, ...], error: Exception) -> None:
         """Judge what the real store refused."""
