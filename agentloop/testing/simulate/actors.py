@@ -269,11 +269,12 @@ class Drive:
     def _hear_too_late(self, desk: Desk) -> None:
         """Answers that come after the end, such as a cancel's, are nobody's."""
         before = desk.state
-        for done in self._answers:
-            if self._chance.hit("answer", "after the end"):
-                desk.take([done])
-                told = f"{effect_id(done.effect)} was taken after the end"
-                require(desk.state is before, 12, told)
+        late = self._answers if self._chance.allows("answer") else []
+        for done in late:
+            self._chance.count("answer", "after the end")
+            desk.take([done])
+            told = f"{effect_id(done.effect)} was taken after the end"
+            require(desk.state is before, 12, told)
 
     def _again(self, desk: Desk, done: Performed) -> None:
         """An answer that was taken changes nothing any more."""
@@ -309,9 +310,18 @@ class Client:
                 continue
             except RequestError as refusal:
                 self.stage.chance.note(refusal.slug)
-                require(refusal.slug in _REFUSALS, 18, f"refused with {refusal!r}")
+                known = refusal.slug in _REFUSALS or self._misses(refusal.slug)
+                require(known, 18, f"refused with {refusal!r}")
                 if refusal.slug != "version-conflict":
                     self._next()
+
+    def _misses(self, slug: str) -> bool:
+        """Whether what it looks for was really removed."""
+        witness = self.stage.witness
+        if slug == "conversation-not-found":
+            return witness.shelves[self.conversation].gone
+        run = witness.runs.get(self.run_id or "")
+        return slug == "agent-run-not-found" and run is not None and run.gone
 
     def wakes(self, at: str) -> bool:  # noqa: ARG002 # it idles at one point only
         """There is a run to start, or the one it awaits has ended."""

@@ -11,11 +11,19 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal, TypeAlias, TypeVar
 
 T = TypeVar("T")
-FaultClass: TypeAlias = Literal["crash", "answer", "store", "clock", "crowd"]
-CLASSES: tuple[FaultClass, ...] = ("crash", "answer", "store", "clock", "crowd")
-"""Deaths of workers and clients; answers late, twice, lost or out of order; store
-errors before and after a commit; clocks that jump, freeze and differ; several
-clients, resumers and cancels at once."""
+FaultClass: TypeAlias = Literal["crash", "answer", "store", "clock", "crowd", "removal"]
+CLASSES: tuple[FaultClass, ...] = (
+    "crash",
+    "answer",
+    "store",
+    "clock",
+    "crowd",
+    "removal",
+)
+"""Deaths of workers and clients; answers late, twice, lost, out of order, after the
+end or never; store errors before and after a commit; clocks that jump, freeze and
+differ; several clients, resumers, readers and cancels at once; conversations deleted
+and runs pruned while others use them."""
 
 _RATES = (0.0, 0.005, 0.02, 0.06)
 _ANSWER_RATES = (0.0, 0.01, 0.04, 0.12)  # there are fewer answers than calls

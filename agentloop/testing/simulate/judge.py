@@ -9,11 +9,13 @@ see their own, 16 no secret is stored, 17 few and small rows, 18 typed errors on
 19 everything ends, 20 cancels and deadlines are heard, and effects have ends, 21
 attempts are capped, spaced, and made of what may pass only.
 
-They are checked as it happens: with every answer of the store (1 to 5, 7, 11 to 17,
-20), every effect that begins (7, 9, 10, 20, 21) or is executed (9), every end (6, 15).
-What is here can be said of a run only when all is over: that it ended (19), that each
-attempt which began left a record, with what it really cost (14), that every result
-came from a call that ran (9), and that what is read back is all that was stored.
+They are checked as it happens: with every answer of the store, reads and removals
+among them (1 to 5, 7, 8, 11 to 17, 20), every effect that begins (7, 9 to 11, 20, 21)
+or is executed (9), every end (6, 15, 20). What is removed counts as never having been:
+no effect is intended and no message seen after that. What is here can be said of a run
+only when all is over: that it ended (19), that each attempt which began left a record,
+with what it really cost (14), that every result came from a call that ran (9), and that
+what is read back is all that was stored.
 """
 
 from collections.abc import Iterator
@@ -33,9 +35,13 @@ from agentloop.wire.checkpoint import result_fields
 
 def judge(witness: Witness, store: MemoryStore, deeds: Deeds, most: int) -> None:
     """Check every run and conversation of a simulation that is over."""
-    for shelf in witness.shelves.values():
+    for id_, shelf in witness.shelves.items():
         witness.check_history(shelf)
+        witness.look_at(id_)
     for run_id, ledger in witness.runs.items():
+        if ledger.gone:
+            witness.look(ledger)
+            continue
         row = ledger.ended
         if row is None:
             require(False, 19, f"{run_id} never ended")

@@ -69,6 +69,9 @@ class Ledger:
     cancelled_at: int | None = None
     ended: RunRow | None = None
     ended_by: int = 0
+    gone: bool = False
+    lost: set[int] = field(factory=set)
+    """The tokens whose holders were told that they have lost it."""
     ended_at: int = 0
     heard: int = 0
     """The token whose holder was told of the cancel."""
@@ -81,7 +84,8 @@ class Ledger:
     def claimed(self, claim: Claim, now: float, lease_seconds: float) -> None:
         """A claim was handed out: it must be due, and tell all that was stored."""
         told = f"claim {claim.lease.token} of {claim.lease.run_id}"
-        require(self.ended is None, 7, f"{told}: it has ended")
+        over = self.ended is not None or self.gone
+        require(not over, 7, f"{told}: it has ended, or is gone")
         require(self.lease_until <= now, 11, f"{told}: its lease still runs")
         require(claim.lease.token > self.token, 11, f"{told}: after {self.token}")
         require(self._is_told_by(claim), 13, f"{told}: it tells another story")
@@ -135,7 +139,7 @@ class Ledger:
 
     def finalized(self, lease: Lease, revision: int, final: Final, row: RunRow) -> bool:
         """A finalize was answered; returns whether it was this one that ended."""
-        if self.ended is not None:
+        if self.ended is not None and not self.gone:
             require(lease.token == self.ended_by, 4, f"{lease} ended it again")
             require(row == self.ended, 7, f"{row.id} ended otherwise before")
             return False
@@ -151,6 +155,8 @@ class Ledger:
 
     def holds(self, lease: Lease, what: str) -> None:
         """Whoever wrote must have been the newest holder of a run under way."""
+        if self.gone:
+            raise Violation(f"invariant 7: {what} by {lease} after the removal")
         if lease.token != self.token or self.given_back:
             raise Violation(f"invariant 11: {what} by {lease}, now {self.token}")
         if self.ended is not None:
@@ -162,13 +168,15 @@ class Ledger:
 
     def is_right(self, what: str, lease: Lease, revision: int) -> bool:
         """Whether a store has no reason to refuse this holder."""
+        if self.gone:
+            return False
         if self.ended is not None:
             return what == "finalize" and lease.token == self.ended_by
         fits = revision in {self.revision, self.revision - 1}
         return self._is_held_by(lease) and fits
 
     def _is_held_by(self, lease: Lease) -> bool:
-        newest = lease.token == self.token and not self.given_back
+        newest = lease.token == self.token and not (self.given_back or self.gone)
         return newest and self.ended is None
 
     def _knows_cancel(self, flagged: bool) -> None:
@@ -262,6 +270,7 @@ class Ledger:
         place, told = (key, attempt), f"{key} attempt {attempt} of {lease.run_id}"
         if self.ended is not None and lease.token == self.ended_by:
             raise Violation(f"invariant 7: {told} begins after the end")
+        require(lease.token not in self.lost, 11, f"{told} begins without its lease")
         require(place in self.intents, 10, f"{told} begins without an intent")
         require(place not in self.begun, 9, f"{told} begins a second time")
         require(attempt <= self.max_attempts, 21, f"{told} is one too many")
@@ -306,6 +315,8 @@ def _texts(change: Checkpoint) -> list[str]:
 class Shelf:
     """One conversation, as its readers must see it."""
 
+    company_id: int
+    gone: bool = False
     version: int = 0
     rows: list[tuple[str, int, str]] = field(factory=list)
     keys: dict[str, str] = field(factory=dict)

@@ -67,8 +67,8 @@ class Model:
         return self
 
     def request(self, command: Infer, job: JobContext) -> bytes:  # noqa: ARG002 # the port's
-        """Nothing is sent."""
-        return b""
+        """An empty object is sent."""
+        return b"{}"
 
     def infer(
         self,
