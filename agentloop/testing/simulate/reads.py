@@ -85,8 +85,10 @@ class Reads:
         listed = {row.id for row in rows}
         require(listed == own if whole else listed <= own, 15, told)
 
-    def _messages(self, reader: Reader, id_: str, *rest: Any, **named: Any) -> None:
-        *span, answer = rest
+    def _messages(
+        self, reader: Reader, id_: str, *rest: Any, until: int | None = None
+    ) -> None:
+        since, until, answer = _span(rest, until)
         page: MessagePage | None = answer
         shelf = self._seen(reader, id_)
         if shelf is None or page is None:
@@ -94,8 +96,6 @@ class Reads:
             require(same, 15, f"{reader} reads of {id_}: {page}")
             return
         require(page.version == shelf.version, 2, f"{id_} is at {page.version}")
-        since, until = (*span, *named.values(), None)[:2] if span else (0, None)
-        until = named.get("until", until)
         last = shelf.version if until is None else until
         seen = [(row.run_id, row.sequence_no, row.body) for row in page.rows]
         known = shelf.rows[since:last]
@@ -126,14 +126,19 @@ class Reads:
         job_id: str,
         found: tuple[JobRow, tuple[AttemptRow, ...], RunRow] | None,
     ) -> None:
-        if found is None:
-            return  # whether there should be one is known to the list of them
+        seen = [id_ for id_ in self._known.runs if self._run(reader, id_)]
+        ledgers = [self._known.runs[id_] for id_ in seen]
+        jobs = {job.id: ledger for ledger in ledgers for job in ledger.jobs}
+        ledger = jobs.get(job_id)
+        if ledger is None or found is None:
+            same = ledger is None and found is None
+            require(same, 15, f"{reader} sees of job {job_id}: {found}")
+            return
         job, attempts, row = found
-        ledger = self._run(reader, row.id)
-        require(ledger is not None, 15, f"{reader} sees job {job_id}")
-        if ledger is not None:
-            known = [a for a in ledger.attempts if a.iteration == job.iteration]
-            require(list(attempts) == known, 14, f"{job_id} has other attempts")
+        require(job in ledger.jobs, 8, f"{job_id} is another one")
+        known = [each for each in ledger.attempts if each.iteration == job.iteration]
+        require(list(attempts) == known, 14, f"{job_id} has other attempts")
+        self._known.check_row(reader, row.id, row)
 
     def _events(self, reader: Reader, run_id: str, *rest: Any) -> None:
         *after, answer = rest
@@ -186,6 +191,15 @@ class Reads:
             return None
         row = ledger.inserted
         return ledger if reader.sees(row.company_id, row.user_id) else None
+
+
+def _span(
+    rest: tuple[Any, ...], until: int | None
+) -> tuple[int, int | None, MessagePage | None]:
+    """From where, to where, and the answer, of a call with or without these two."""
+    *span, answer = rest
+    since = span[0] if span else 0
+    return since, span[1] if len(span) > 1 else until, answer
 
 
 def _ended_before(ledger: Ledger, limit: float) -> bool:

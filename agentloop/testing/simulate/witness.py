@@ -39,6 +39,8 @@ from agentloop.wire.checkpoint import header_text, state_from
 
 _FENCED = frozenset({"heartbeat", "checkpoint", "finalize"})
 _TELLING = frozenset({"heartbeat", "checkpoint"})
+_OF_A_CONVERSATION = frozenset({"conversation", "messages", "runs"})
+"""What is looked at by itself, and may well be there when a run is gone."""
 
 
 @lru_cache(maxsize=4096)  # simulations say the same few things again and again
@@ -255,18 +257,17 @@ class Witness:
     def _check_gone(self, ledger: Ledger) -> None:
         """Its own readers are told no more than strangers."""
         row = ledger.inserted
-        told = self._seen_by(Reader(row.company_id), ledger, self._store)
-        told -= {
-            "conversation",
-            "messages",
-            "runs",
-        }  # those are looked at by themselves
+        told = self._seen_by(Reader(row.company_id), ledger) - _OF_A_CONVERSATION
         staged = self._store.run_messages(row.id)
         left = self._store.run_setup(row.id)
         require(not (told or staged or left), 7, f"{row.id} is gone, but for {told}")
 
-    def _seen_by(self, reader: Reader, ledger: Ledger, store: MemoryStore) -> set[str]:
-        row, where = ledger.inserted, ledger.inserted.conversation_id
+    def _seen_by(self, reader: Reader, ledger: Ledger) -> set[str]:
+        row, where, store = (
+            ledger.inserted,
+            ledger.inserted.conversation_id,
+            self._store,
+        )
         seen = {
             "run": store.get_run(reader, row.id),
             "conversation": store.get_conversation(reader, where),
@@ -280,15 +281,11 @@ class Witness:
 
     def _check_stranger(self, ledger: Ledger) -> None:
         """Another company's reader is shown nothing, whatever it asks for."""
-        row, store, where = (
-            ledger.inserted,
-            self._store,
-            ledger.inserted.conversation_id,
-        )
+        row, where = ledger.inserted, ledger.inserted.conversation_id
         stranger = Reader(row.company_id + 1)
-        told = self._seen_by(stranger, ledger, store)
+        told = self._seen_by(stranger, ledger)
         require(not told, 15, f"a stranger sees of {row.id}: {told}")
-        listed, number = store.list_conversations(stranger, 0, 100)
+        listed, number = self._store.list_conversations(stranger, 0, 100)
         known = where in {each.id for each in listed} or len(listed) != number
         require(not known, 15, f"a stranger is told of {where}")
 
