@@ -18,7 +18,8 @@ import pytest
 from attrs import evolve
 
 from agentloop.core import machine
-from agentloop.core.phases import CallingTools, Inferring
+from agentloop.core.catalog import Failure
+from agentloop.core.phases import CallingTools, DeadlinePassed, Inferring
 from agentloop.core.run import Usage
 from agentloop.ports import Final, LeaseLostError, StoreUnavailableError
 from agentloop.runtime import desk, drive, perform, prepare
@@ -821,6 +822,200 @@ def claims_in_vain_are_not_counted(patch: Patch) -> None:
 def leases_go_by_the_wall_clock(patch: Patch) -> None:
     """Leases go by the wall clock."""
     patch.setattr(MemoryStore, "_seconds", lambda self: self._clock.now().timestamp())
+
+
+# ---------------------------------------------------------------- bounds
+
+
+@mutant
+def a_late_success_wins_over_a_cancel(patch: Patch) -> None:
+    """A late success wins over a cancel."""
+    patch.setattr(Desk, "_would_succeed", lambda self, event: False)
+
+
+@mutant
+def a_cancel_heard_while_remembering_is_lost(patch: Patch) -> None:
+    """A cancel that a backend's own commit hears of is lost."""
+    patch.setattr(
+        Journal, "cancelled", property(lambda _: False, lambda *_: None), raising=False
+    )
+
+
+@mutant
+def deadlines_are_not_looked_at(patch: Patch) -> None:
+    """Deadlines are not looked at."""
+    right = Desk._give_up
+
+    def give_up(self: Any, why: Any) -> None:
+        if not isinstance(why, DeadlinePassed):
+            right(self, why)
+
+    patch.setattr(Desk, "_give_up", give_up)
+
+
+@mutant
+def effects_may_outlast_their_run(patch: Patch) -> None:
+    """Effects may outlast their run."""
+    patch.setattr(perform.Performer, "within", lambda self, limit: limit)
+
+
+@mutant
+def calls_may_take_for_ever(patch: Patch) -> None:
+    """Calls may take for ever."""
+    right = perform.Performer.call_of
+
+    def call_of(self: Any, call: Any) -> Any:
+        return evolve(right(self, call), timeout=None)
+
+    patch.setattr(perform.Performer, "call_of", call_of)
+
+
+@mutant
+def failures_for_good_are_tried_again(patch: Patch) -> None:
+    """Failures for good are tried again."""
+    patch.setattr(Failure, "retried", property(lambda self: True))
+
+
+@mutant
+def retries_follow_at_once(patch: Patch) -> None:
+    """Retries follow at once."""
+    right = machine._next_try
+
+    def next_try(*args: Any) -> Any:
+        attempt, _, at_least = right(*args)
+        return attempt, 0.0, at_least
+
+    patch.setattr(machine, "_next_try", next_try)
+
+
+@mutant
+def hints_of_providers_are_ignored(patch: Patch) -> None:
+    """Hints of providers are ignored."""
+    right = machine._next_try
+    patch.setattr(machine, "_next_try", lambda *args: (*right(*args)[:2], 0.0))
+
+
+# ---------------------------------------------------------------- removals, reads
+
+
+@mutant
+def deleted_runs_stay(patch: Patch) -> None:
+    """Deleted runs stay."""
+
+    def forget(self: Any, run: Any) -> None:
+        row = run.inserted
+        del self._conversations[row.conversation_id].runs[row.client_op_id]
+
+    patch.setattr(MemoryStore, "_forget", forget)
+
+
+@mutant
+def deleted_jobs_stay(patch: Patch) -> None:
+    """Deleted jobs stay."""
+    right = MemoryStore._forget
+
+    def forget(self: Any, run: Any) -> None:
+        kept = dict(self._jobs)
+        right(self, run)
+        self._jobs = kept
+
+    patch.setattr(MemoryStore, "_forget", forget)
+
+
+@mutant
+def strangers_may_delete(patch: Patch) -> None:
+    """Strangers may delete."""
+    right = MemoryStore.delete_conversation
+
+    def delete(self: Any, reader: Any, id_: str) -> bool:
+        found = self._conversations.get(id_)
+        company = found.row.company_id if found else 0
+        return right(self, evolve(reader, company_id=company), id_)
+
+    patch.setattr(MemoryStore, "delete_conversation", delete)
+
+
+@mutant
+def pruning_takes_fresh_keys(patch: Patch) -> None:
+    """Pruning takes fresh keys."""
+    patch.setattr(
+        memory, "prune_limit", lambda now, before: min(before, memory.instant(now))
+    )
+
+
+@mutant
+def pruning_takes_open_runs(patch: Patch) -> None:
+    """Pruning takes open runs."""
+    right = MemoryStore.prune
+
+    def prune(self: Any, before: str) -> int:
+        number = right(self, before)
+        for run in [run for run in self._runs.values() if run.status == "pending"]:
+            self._forget(run)
+        return number
+
+    patch.setattr(MemoryStore, "prune", prune)
+
+
+@mutant
+def pruning_keeps_keys(patch: Patch) -> None:
+    """Pruning keeps keys."""
+    right = MemoryStore._forget
+
+    def forget(self: Any, run: Any) -> None:
+        runs = self._conversations[run.inserted.conversation_id].runs
+        right(self, run)
+        runs[run.inserted.client_op_id] = run
+
+    patch.setattr(MemoryStore, "_forget", forget)
+
+
+@mutant
+def pruning_takes_messages(patch: Patch) -> None:
+    """Pruning takes messages."""
+    right = MemoryStore._forget
+
+    def forget(self: Any, run: Any) -> None:
+        conversation = self._conversations[run.inserted.conversation_id]
+        right(self, run)
+        conversation.segments = [
+            each for each in conversation.segments if each.run_id != run.inserted.id
+        ]
+
+    patch.setattr(MemoryStore, "_forget", forget)
+
+
+@mutant
+def events_are_told_again(patch: Patch) -> None:
+    """Events are told again."""
+    right = MemoryStore.events
+
+    def events(self: Any, reader: Any, run_id: str, after: int = 0) -> Any:
+        return right(self, reader, run_id, max(after - 1, 0))
+
+    patch.setattr(MemoryStore, "events", events)
+
+
+@mutant
+def jobs_show_the_attempts_of_others(patch: Patch) -> None:
+    """Jobs show the attempts of others."""
+
+    def attempts_of(self: Any, iteration: int) -> Any:
+        keys = sorted(key for key in self.attempts if key[0] <= iteration)
+        return tuple(self.attempts[key] for key in keys)
+
+    patch.setattr(memory_rows.Run, "attempts_of", attempts_of)
+
+
+@mutant
+def ended_runs_are_not_listed(patch: Patch) -> None:
+    """Ended runs are not listed."""
+    right = MemoryStore.list_runs
+
+    def listed(self: Any, *args: Any) -> Any:
+        return tuple(row for row in right(self, *args) if row.result is None)
+
+    patch.setattr(MemoryStore, "list_runs", listed)
 
 
 _UNFIT = ("TypeError(", "AttributeError(", "NameError(")

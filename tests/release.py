@@ -31,7 +31,6 @@ from attrs import asdict, frozen
 from agentloop.testing.simulate.__main__ import found, record, tell
 from agentloop.testing.simulate.hunt import Hunt
 from agentloop.testing.simulate.origin import origin
-from agentloop.testing.simulate.stores import CALLS
 from tests import engine_kills, kills, protocol_mutants
 
 ROOT = Path(__file__).parent.parent
@@ -143,21 +142,29 @@ def of_simulations(figures: Figures) -> tuple[str, str]:
         f"{_n(sum(figures['runs'].values()))} runs, "
         f"{_n(sum(by_class.values()))} faults: {each}; "
         f"{_n(figures['crowded'])} seeds with cancels or one key from several clients; "
-        f"each of the {len(CALLS)} calls of workers and clients failed and killed,"
-        f" before and after the store committed, at least {_n(_rarest(faults))} times"
+        f"each of the {len(_calls(faults))} calls of workers and clients failed and "
+        "killed, before and after the store committed, "
+        f"at least {_n(_rarest(faults))} times"
     )
     broken = len(figures["broken"])
     return told, f"{_n(broken)} violations" if broken else "no violation"
 
 
+def _calls(faults: dict[str, dict[str, int]]) -> set[str]:
+    """The calls on the store that were killed, as these figures name them."""
+    met = faults.get("crash", {})
+    return {each.removesuffix(" before") for each in met if each.endswith(" before")}
+
+
 def _rarest(faults: dict[str, dict[str, int]]) -> int:
     """How often the rarest fault before or after a store call was met."""
-    return min(
+    cells = [
         faults.get(class_, {}).get(f"{call} {side}", 0)
         for class_ in ("crash", "store")
-        for call in CALLS
+        for call in _calls(faults)
         for side in ("before", "after")
-    )
+    ]
+    return min(cells, default=0)
 
 
 def of_mutants(figures: Figures) -> tuple[str, str]:

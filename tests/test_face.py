@@ -19,6 +19,7 @@ from agentloop.ports import ToolAnswer
 from agentloop.testing.fixed import CountedIds, HandClock
 from agentloop.testing.scripted import (
     ScriptedBackend,
+    ScriptedSession,
     calls,
     content,
     fails,
@@ -381,6 +382,19 @@ def test_jobs_rebuild_the_exact_request(bench: Bench) -> None:
     assert [job.request_verified for job in jobs] == [True, True]
     assert [len(job.request["messages"]) for job in jobs] == [3, 5]
     assert jobs[1].response["message"]["content_blocks"][0]["text"] == "Two"
+
+
+@pytest.mark.parametrize("body", [b"", b"\xff\x00", b"plain words"])
+def test_a_request_that_is_no_json_is_left_out_of_its_job(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    """A backend may send what it likes; its job is shown, without the request."""
+    monkeypatch.setattr(ScriptedSession, "request", lambda *_: body)
+    run = bench.play(bench.converse(), "Hi", says("Hello"))
+    (job,) = bench.loop.list_jobs(run.id, scope=SCOPE)
+    assert job.request is None
+    assert job.request_verified is None
+    assert job.response["message"]["content_blocks"][0]["text"] == "Hello"
 
 
 def test_a_stream_tells_everything_in_order(bench: Bench) -> None:

@@ -13,15 +13,17 @@ from agentloop.ports import (
     JobContext,
     LeaseLostError,
     Preceding,
+    Reader,
     SessionSetup,
     StoreUnavailableError,
+    ToolCall,
 )
 from agentloop.stores.memory import MemoryStore
 from agentloop.testing.fixed import HandClock
-from agentloop.testing.scripted import ScriptedBackend, says
+from agentloop.testing.scripted import ScriptedBackend, calls, says
 from agentloop.wire import WireError
 from agentloop.wire.checkpoint import remembered_in
-from tests.faces import FACES, SCOPE, opened_store
+from tests.faces import DEFAULTS, FACES, SCOPE, Rooms, opened_store
 
 
 class Died(BaseException):
@@ -158,7 +160,61 @@ def test_a_store_that_is_away_ends_the_drive_and_not_the_run(
     assert backend.submitted == (["query-1"] if after else ["query-1", "query-2"])
 
 
+@pytest.mark.parametrize("face", list(FACES))
+def test_a_cancel_that_remembering_hears_of_wins_over_the_answer(
+    face: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the store tells with that commit counts as what it tells with any other."""
+    backend, store = Queries(), MemoryStore()
+    plainly = QuerySession.infer
+
+    def cancelled(self: Any, command: Any, job: JobContext, delta: Any) -> Any:
+        store.request_cancel(Reader(SCOPE.company_id), run.id)  # in another process
+        return plainly(self, command, job, delta)
+
+    monkeypatch.setattr(QuerySession, "infer", cancelled)
+    with FACES[face](backend, store) as loop:
+        made = loop.create_conversation(defaults={"model": "m"}, scope=SCOPE)
+        run = loop.start_run(made.id, "Hi", scope=SCOPE)
+        ended = loop.wait(run.id, scope=SCOPE)
+        (job,) = loop.list_jobs(run.id, scope=SCOPE)
+    assert ended.status == "failed"
+    assert ended.error is not None
+    assert ended.error.type == "AgentLoopCancelled"
+    assert job.usage == ended.usage
+
+
 def test_a_damaged_memory_is_a_typed_error() -> None:
     """What is remembered is text."""
     with pytest.raises(WireError, match=r"\$\.remembered"):
         remembered_in('{"v":1,"remembered":3}')
+
+
+@pytest.mark.parametrize("face", list(FACES))
+def test_a_cancel_wins_over_what_recovery_makes_of_a_run(face: str) -> None:
+    """A run that was cancelled while nobody drove it does not wait for its caller."""
+    clock = HandClock()
+    store = MemoryStore(clock)
+
+    def die(call: ToolCall) -> Any:
+        raise Died
+
+    turn = calls(("rooms-free", {}), ("user-confirm", {}))
+    with AgentLoop(
+        ScriptedBackend(turn), store, tools={"rooms": Rooms(die)}, clock=clock
+    ) as loop:
+        made = loop.create_conversation(defaults=DEFAULTS, scope=SCOPE)
+        run = loop.start_run(made.id, "Hi", scope=SCOPE)
+        with pytest.raises(Died):
+            loop.wait(run.id, scope=SCOPE)
+    store.request_cancel(Reader(SCOPE.company_id), run.id)
+    clock.move(60)
+    rooms = Rooms()
+    with FACES[face](
+        ScriptedBackend(), store, tools={"rooms": rooms}, clock=clock
+    ) as again:
+        ended = again.wait(run.id, scope=SCOPE)
+    assert ended.status == "failed"
+    assert ended.error is not None
+    assert ended.error.type == "AgentLoopCancelled"
+    assert rooms.calls == []

@@ -172,6 +172,9 @@ class Desk:
         """Step through what happened, in the order it happened."""
         items = tuple(happened)
         stopping = CancelRequested in map(type, items)
+        if self.journal.cancelled and not stopping:
+            # A commit that a backend asked for in order to remember was told so.
+            items, stopping = (*items, CancelRequested()), True
         for item in items:
             if isinstance(item, Performed):
                 self._take_performed(item, stopping=stopping)

@@ -50,13 +50,14 @@ class Jobs:
         job = present.job(job_row, attempts, run_row)
         try:
             body = self._request(job_row, run_row, attempts)
+            request = undump(body.decode())
         except (WireError, LookupError, RequestError, ValueError):
             return job
         sent = {unversioned(row.body).get("request_sha256") for row in attempts}
         digest = hashlib.sha256(body).hexdigest()
         return evolve(
             job,
-            request=undump(body.decode()),
+            request=request,
             request_verified=digest in sent if sent - {None} else None,
         )
 

@@ -84,6 +84,8 @@ class Journal:
         self._has_setup = claim.setup is not None
         self._job_facts = versioned({})[:-1]
         self._state: LoopState | None = None
+        self.cancelled = False
+        """Whether any commit was told that cancel was requested."""
         self._remembered: str | None = None
         self._remembering = 0  # the iteration it belongs to
         # A backend on another thread may remember something while the driver
@@ -165,6 +167,7 @@ class Journal:
             self._lease_seconds,
         )
         self._revision += 1
+        self.cancelled = self.cancelled or bool(cancelled)
         return bool(cancelled)
 
     def finish(self, state: LoopState, told: Sequence[Told]) -> RunRow:

@@ -283,7 +283,7 @@ def _prepared(claim: Claim, resources: Resources, opened: list[ToolServer]) -> D
         plan = _new_plan(drive, choice, resources.options)
         _begin(drive, plan, payload, stopping=stop is not None)
     else:
-        _resume(drive, claim, resources.options)
+        _resume(drive, claim, resources.options, stopping=stop is not None)
     if stop is not None:
         drive.state = step(drive.state, stop)
         _end_what_runs(drive)
@@ -418,7 +418,7 @@ def _new_plan(drive: Drive, choice: ToolChoice | None, options: Options) -> Plan
     )
 
 
-def _resume(drive: Drive, claim: Claim, options: Options) -> None:
+def _resume(drive: Drive, claim: Claim, options: Options, *, stopping: bool) -> None:
     """Pick up where the last commit left off."""
     try:
         log = [message_from(text) for text in claim.messages]
@@ -433,7 +433,15 @@ def _resume(drive: Drive, claim: Claim, options: Options) -> None:
     if idle:
         return
     drive.lost = _lost_attempt(drive.state, claim.run.id, drive.remembered)
-    drive.state = step(drive.state, Recovered())
+    recovered = step(drive.state, Recovered())
+    if stopping and _succeeds(recovered):
+        return  # a reason to stop that is known wins over what recovery makes of it
+    drive.state = recovered
+
+
+def _succeeds(state: LoopState) -> bool:
+    phase = state.phase
+    return isinstance(phase, Finished) and not isinstance(phase.outcome, Failed)
 
 
 def _stored_plan(drive: Drive, claim: Claim, options: Options) -> Plan:

@@ -286,13 +286,17 @@ def _at(step: str, function: Callable[..., Any], *args: Any) -> Any:
 
 
 def _list_of(converter: Converter, inner: Any) -> Callable[[Any, Any], Any]:
+    one = converter.structure
+
     def structure(value: Any, _: Any) -> Any:
         if not isinstance(value, list | tuple):
             raise WireError("$", f"must be a list, not {_shown(value)}")
-        return tuple(
-            _at(f"[{i}]", converter.structure, item, inner)
-            for i, item in enumerate(value)
-        )
+        try:
+            return tuple([one(item, inner) for item in value])
+        except Exception:
+            return tuple(
+                _at(f"[{i}]", one, item, inner) for i, item in enumerate(value)
+            )
 
     return structure
 
@@ -365,16 +369,17 @@ _SPARSE = frozenset(
 
 
 def _tagged(
-    converter: Converter, key: str, tags: Mapping[type, str]
+    converter: Converter, key: str, tags: Mapping[type, str], union: Any
 ) -> Callable[[Any, Any], Any]:
     """Structure a union whose members are told apart by `key`."""
+    members = {tags[t]: t for t in get_args(union) if t in tags}
+    optional = type(None) in get_args(union)
 
-    def structure(value: Any, union: Any) -> Any:
-        if value is None and type(None) in get_args(union):
+    def structure(value: Any, _: Any) -> Any:
+        if value is None and optional:
             return None
         if not isinstance(value, dict):
             raise WireError("$", f"must be an object, not {_shown(value)}")
-        members = {tags[t]: t for t in get_args(union) if t in tags}
         tag = value.get(key)
         member = members.get(tag) if isinstance(tag, str) else None
         if member is None:
@@ -426,8 +431,8 @@ def _make_converter() -> Converter:
             partial(operator.eq, free), lambda value: value
         )
     for key, tags in (("type", BLOCK_TAGS), ("kind", CHOICE_TAGS)):
-        converter.register_structure_hook_func(
-            _is_tagged(tags), _tagged(converter, key, tags)
+        converter.register_structure_hook_factory(
+            _is_tagged(tags), partial(_tagged, converter, key, tags)
         )
     _register_media(converter)
     _register_requests(converter)

@@ -8,15 +8,18 @@ something finds it again, bit by bit.
 
 from agentloop.testing.simulate.chance import CLASSES, FaultClass, Violation
 from agentloop.testing.simulate.hunt import Hunt, Progress
-from agentloop.testing.simulate.simulation import Report, shrink, simulate
+from agentloop.testing.simulate.shrink import Needed, shrink
+from agentloop.testing.simulate.simulation import Report, Scale, simulate
 from agentloop.testing.simulate.totals import Totals
 
 __all__ = [
     "CLASSES",
     "FaultClass",
     "Hunt",
+    "Needed",
     "Progress",
     "Report",
+    "Scale",
     "Totals",
     "Violation",
     "shrink",

@@ -12,7 +12,8 @@ from typing import Any
 
 from agentloop.testing.simulate.hunt import Hunt, Progress
 from agentloop.testing.simulate.origin import commit, origin
-from agentloop.testing.simulate.simulation import shrink, simulate
+from agentloop.testing.simulate.shrink import shrink
+from agentloop.testing.simulate.simulation import simulate
 from agentloop.testing.simulate.totals import Totals
 
 
@@ -71,10 +72,12 @@ def tell(progress: Progress) -> None:
 
 def found(seed: int, violation: str) -> None:
     """Print a violation, and what it takes to see it again."""
-    needed = ", ".join(shrink(seed)) or "no fault at all"
+    least = shrink(seed)
+    needed = ", ".join(least.classes) or "no fault at all"
     print(f"seed {seed} at commit {commit() or 'unknown'}: {violation}")
     print(f"  trace {simulate(seed).trace}; needs {needed}")
-    print(f"  python -m agentloop.testing.simulate --trace {seed}", flush=True)
+    print(f"  python -m agentloop.testing.simulate --trace {seed}")
+    print(f"  simulate({seed}, {least.classes}, print, {least.scale})", flush=True)
 
 
 def _print(totals: Totals, figures: dict[str, Any]) -> None:

@@ -22,16 +22,17 @@ from agentloop.ports import (
     Store,
     StoreUnavailableError,
 )
-from agentloop.runtime.desk import Desk, effect_id
+from agentloop.runtime.desk import Desk, Happened, effect_id
 from agentloop.runtime.hub import Hub
 from agentloop.runtime.narrate import Effect
 from agentloop.runtime.perform import Performed, perform
 from agentloop.runtime.prepare import DRIVER, Resources, prepare
 from agentloop.runtime.runner import desk_for
 from agentloop.runtime.service import Service
+from agentloop.testing.simulate.bounds import Bounds
 from agentloop.testing.simulate.chance import Chance, SkewedClock, Violation, WorldClock
 from agentloop.testing.simulate.ledger import require
-from agentloop.testing.simulate.whole import Around, Whole
+from agentloop.testing.simulate.whole import Around, Whole, watch
 from agentloop.testing.simulate.witness import Witness
 from agentloop.wire.checkpoint import remembered_in
 
@@ -135,6 +136,7 @@ class Drive:
         self._waiting: list[Effect] = []
         self._answers: list[Performed] = []
         self._old: list[Performed] = []
+        self._bounds = Bounds(worker.clock, None)
 
     def steps(self) -> Steps:
         """The driver's loop: plan, commit, begin, take, and again."""
@@ -145,9 +147,12 @@ class Drive:
         yield "prepared"
         desk = desk_for(self._claim, ready, worker.resources, worker.hub, worker.clock)
         desk.journal.rest = self._pass_time
+        if self._claim.seconds_left is not None:
+            self._bounds.deadline = worker.clock.monotonic() + self._claim.seconds_left
         if self._chance.often(0.25):
             self._drive_whole(desk)
             return
+        watch(desk, self._bounds, self._note_begin)
         while not desk.finished:
             if desk.idle and self._chance.drains():
                 desk.suspend()
@@ -159,6 +164,7 @@ class Drive:
             yield "committed"
             self._waiting.extend(desk.ready())
             yield from self._move(desk)
+        self._hear_too_late(desk)
         yield "finishing"
         row = desk.finish()
         require(row.result is not None, 4, f"{row.id} has not ended")
@@ -172,6 +178,7 @@ class Drive:
             rest=self._pass_time,
             look=stage.witness.check_desk,
             begin=self._note_begin,
+            bounds=self._bounds,
         )
         self._chance.note("whole")
         store, seconds = self._worker.resources.store, self._claim_seconds
@@ -181,6 +188,7 @@ class Drive:
     def _note_begin(self, desk: Desk, key: str, attempt: int) -> None:
         witness, lease = self._stage.witness, desk.journal.lease
         self._chance.note(f"{key} {attempt}")
+        self._bounds.begin(key, attempt)
         witness.runs[lease.run_id].begin(lease, key, attempt, witness.moment)
 
     def _check_remembered(self, told: str | None) -> None:
@@ -204,14 +212,22 @@ class Drive:
             yield from self._hear(desk)
         else:
             yield "waiting"
-            desk.take([])
+            self._take(desk, [])
+
+    def _take(self, desk: Desk, happened: list[Happened]) -> None:
+        self._bounds.look()
+        desk.take(happened)
+
+    def _answered(self, done: Performed) -> None:
+        self._bounds.note(done)
+        self._answers.append(done)
 
     def _beat(self, desk: Desk) -> None:
         lease = desk.journal.lease
         store, seconds = self._worker.resources.store, self._claim_seconds
         try:
             if store.heartbeat(lease, seconds):
-                desk.take([CancelRequested()])
+                self._take(desk, [CancelRequested()])
         except StoreUnavailableError:
             return
 
@@ -220,17 +236,16 @@ class Drive:
         return self._worker.resources.options.lease
 
     def _begin(self, desk: Desk, effect: Effect) -> None:
-        key, attempt = effect_id(effect)
         if desk.finished:
             return
-        self._note_begin(desk, key, attempt)
         if isinstance(effect, Discover):
+            self._note_begin(desk, *effect_id(effect))
             # The real way takes threads, whose order no seed decides.
             servers = desk.performer.drive.servers
             found = {alias: servers[alias].discover(1.0) for alias in effect.servers}
-            self._answers.append(desk.performer.discovered(effect, found))
+            self._answered(desk.performer.discovered(effect, found))
             return
-        self._answers.append(perform(desk.performer, effect))
+        self._answered(perform(desk.performer, effect))
 
     def _hear(self, desk: Desk) -> Steps:
         """Take an answer: late, out of order, once more, or just so."""
@@ -244,19 +259,29 @@ class Drive:
             self._pass_time(chance.below(3 * self._claim_seconds))
             yield "late"
         chance.note(f"take {effect_id(done.effect)}")
-        desk.take([done])
+        self._take(desk, [done])
         self._old.append(done)
         self._again(desk, done)
         if chance.hit("answer", "twice"):
             yield "twice"
             self._again(desk, chance.pick(self._old))
 
+    def _hear_too_late(self, desk: Desk) -> None:
+        """Answers that come after the end, such as a cancel's, are nobody's."""
+        before = desk.state
+        late = self._answers if self._chance.allows("answer") else []
+        for done in late:
+            self._chance.count("answer", "after the end")
+            desk.take([done])
+            told = f"{effect_id(done.effect)} was taken after the end"
+            require(desk.state is before, 12, told)
+
     def _again(self, desk: Desk, done: Performed) -> None:
         """An answer that was taken changes nothing any more."""
         same = step(desk.state, done.event) is desk.state
         require(same, 12, f"{effect_id(done.effect)} was accepted again")
         before = desk.state
-        desk.take([done])
+        self._take(desk, [done])
         stays = desk.state is before or isinstance(desk.state.phase, Finished)
         require(stays, 12, f"{effect_id(done.effect)} was taken again")
 
@@ -285,9 +310,18 @@ class Client:
                 continue
             except RequestError as refusal:
                 self.stage.chance.note(refusal.slug)
-                require(refusal.slug in _REFUSALS, 18, f"refused with {refusal!r}")
+                known = refusal.slug in _REFUSALS or self._misses(refusal.slug)
+                require(known, 18, f"refused with {refusal!r}")
                 if refusal.slug != "version-conflict":
                     self._next()
+
+    def _misses(self, slug: str) -> bool:
+        """Whether what it looks for was really removed."""
+        witness = self.stage.witness
+        if slug == "conversation-not-found":
+            return witness.shelves[self.conversation].gone
+        run = witness.runs.get(self.run_id or "")
+        return slug == "agent-run-not-found" and run is not None and run.gone
 
     def wakes(self, at: str) -> bool:  # noqa: ARG002 # it idles at one point only
         """There is a run to start, or the one it awaits has ended."""

@@ -11,16 +11,23 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal, TypeAlias, TypeVar
 
 T = TypeVar("T")
-FaultClass: TypeAlias = Literal["crash", "answer", "store", "clock", "crowd"]
-CLASSES: tuple[FaultClass, ...] = ("crash", "answer", "store", "clock", "crowd")
-"""Deaths of workers and clients; answers late, twice, lost or out of order; store
-errors before and after a commit; clocks that jump, freeze and differ; several
-clients, resumers and cancels at once."""
+FaultClass: TypeAlias = Literal["crash", "answer", "store", "clock", "crowd", "removal"]
+CLASSES: tuple[FaultClass, ...] = (
+    "crash",
+    "answer",
+    "store",
+    "clock",
+    "crowd",
+    "removal",
+)
+"""Deaths of workers and clients; answers late, twice, lost, out of order, after the
+end or never; store errors before and after a commit; clocks that jump, freeze and
+differ; several clients, resumers, readers and cancels at once; conversations deleted
+and runs pruned while others use them."""
 
 _RATES = (0.0, 0.005, 0.02, 0.06)
 _ANSWER_RATES = (0.0, 0.01, 0.04, 0.12)  # there are fewer answers than calls
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
-_KEPT_LINES = 512
 _DRAINED = 0.1
 
 
@@ -39,14 +46,14 @@ class Chance:
         dice = random.Random(seed)  # noqa: S311 - orders events, guards nothing
         self.faults: Counter[tuple[FaultClass, str]] = Counter()
         self.calm = False
-        self.tell: Callable[[str], object] | None = None
         self._roll = dice.random
         self._classes = frozenset(classes)
         rates = {each: dice.choice(_RATES) for each in CLASSES}
         rates["answer"] = dice.choice(_ANSWER_RATES)
         self._rates = {each: rates[each] * self.allows(each) for each in CLASSES}
-        self._trace = hashlib.blake2b(digest_size=16)
         self._lines: list[str] = []
+        self.note: Callable[[str], object] = self._lines.append
+        """Adds a line to the trace."""
 
     def allows(self, class_: FaultClass) -> bool:
         """Whether a class of faults takes part at all."""
@@ -99,25 +106,21 @@ class Chance:
         """One of several."""
         return some[int(self._roll() * len(some))]
 
-    def note(self, text: str) -> None:
-        """Add a line to the trace, and tell whoever wants to read it."""
-        if self.tell is not None:
-            self.tell(text)
-        self._lines.append(text)
-        if len(self._lines) >= _KEPT_LINES:
-            self._digest_lines()
+    def tell_also(self, tell: Callable[[str], object]) -> None:
+        """Tell somebody every line of the trace as it is added."""
+        add = self._lines.append
 
-    def _digest_lines(self) -> None:
-        self._lines.append("")
-        self._trace.update("\n".join(self._lines).encode())
-        self._lines.clear()
+        def note(text: str) -> None:
+            tell(text)
+            add(text)
+
+        self.note = note
 
     @property
     def digest(self) -> str:
         """The trace so far, as a digest."""
-        if self._lines:
-            self._digest_lines()
-        return self._trace.hexdigest()
+        text = "\n".join([*self._lines, ""])
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 class WorldClock:
@@ -130,6 +133,10 @@ class WorldClock:
         self.passed = 0.0
         self.set_by = 0.0
         self._shown = (0.0, _EPOCH)
+
+    def rest(self, seconds: float) -> None:
+        """Let time pass."""
+        self.passed += seconds
 
     def now(self) -> datetime:
         """The present instant."""

@@ -88,23 +88,16 @@ def _parts(shares: Iterable[range], jobs: int) -> Iterator[Totals]:
         return
     # Fresh processes: a fork would copy whatever threads and locks the host has.
     context = get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, initializer=_settle) as pool:
+    with ProcessPoolExecutor(jobs, context, initializer=gc.freeze) as pool:
         try:
             yield from pool.map(_simulate_all, shares)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _settle() -> None:
-    """A process that does nothing else need not look for cycles often."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000)
-
-
 def _simulate_all(share: range) -> Totals:
     totals = Totals()
-    with _unheard():
+    with _unheard(), _unswept():
         for seed in share:
             totals.add(simulate(seed))
     return totals
@@ -120,3 +113,16 @@ def _unheard() -> Iterator[None]:
         yield
     finally:
         log.setLevel(before)
+
+
+@contextmanager
+def _unswept() -> Iterator[None]:
+    """Look for cycles once a share: each simulation is one, and dies as a whole."""
+    swept = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.collect()
+        if swept:
+            gc.enable()

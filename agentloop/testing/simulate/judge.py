@@ -6,21 +6,25 @@ version, 4 one end per run, 5 one run per key, 6 legal histories, 7 an end is th
 10 intents before effects, 11 only the newest holder writes, 12 answers count once,
 13 what is stored gives back the state, 14 usage is the sum of the attempts, 15 tenants
 see their own, 16 no secret is stored, 17 few and small rows, 18 typed errors only,
-19 everything ends, 20 cancels are heard, 21 attempts are capped.
+19 everything ends, 20 cancels and deadlines are heard, and effects have ends, 21
+attempts are capped, spaced, and made of what may pass only.
 
-They are checked as it happens: with every answer of the store (1 to 5, 7, 11 to 17,
-20), every effect that begins (7, 9, 10, 20, 21) or is executed (9), every end (6, 15).
-What is here can be said of a run only when all is over: that it ended (19), that each
-attempt which began left a record, with what it really cost (14), that every result
-came from a call that ran (9), and that what is read back is all that was stored.
+They are checked as it happens: with every answer of the store, reads and removals
+among them (1 to 5, 7, 8, 11 to 17, 20), every effect that begins (7, 9 to 11, 20, 21)
+or is executed (9), every end (6, 15, 20). What is removed counts as never having been:
+no effect is intended and no message seen after that. What is here can be said of a run
+only when all is over: that it ended (19), that each attempt which began left a record,
+with what it really cost (14), that every result came from a call that ran (9), and that
+what is read back is all that was stored.
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from agentloop.core.content import ToolResult, tool_uses
 from agentloop.core.history import unanswered
-from agentloop.core.run import Usage
-from agentloop.ports import Reader, RunRow
+from agentloop.core.run import Attempt, Usage
+from agentloop.ports import AttemptRow, Reader, RunRow
 from agentloop.runtime.present import attempts_of, effect_key, job_id
 from agentloop.stores.memory import MemoryStore
 from agentloop.testing.simulate.ledger import CANARY, Ledger, Shelf, require
@@ -31,9 +35,13 @@ from agentloop.wire.checkpoint import result_fields
 
 def judge(witness: Witness, store: MemoryStore, deeds: Deeds, most: int) -> None:
     """Check every run and conversation of a simulation that is over."""
-    for shelf in witness.shelves.values():
+    for id_, shelf in witness.shelves.items():
         witness.check_history(shelf)
+        witness.look_at(id_)
     for run_id, ledger in witness.runs.items():
+        if ledger.gone:
+            witness.look(ledger)
+            continue
         row = ledger.ended
         if row is None:
             require(False, 19, f"{run_id} never ended")
@@ -69,7 +77,7 @@ def _check_attempts(
         expected = list(range(1, len(rows) + 1))
         require(numbers == expected, 14, f"{row.id}: attempts {numbers}")
         for each in rows:
-            (told,) = attempts_of(each)
+            told = _told_by(each)
             total = total.plus(told.usage)
             stored.add((iteration, each.number))
             if told.outcome != "lost" and "given up" not in (told.message or ""):
@@ -83,6 +91,12 @@ def _check_attempts(
         if key.startswith("infer ") and not _came_late(ledger, key, number):
             place = (int(key.removeprefix("infer ")), number)
             require(place in stored, 14, f"{row.id}: attempt {place} left no record")
+
+
+@lru_cache(maxsize=4096)  # ids are counted, so simulations have many rows in common
+def _told_by(row: AttemptRow) -> Attempt:
+    (told,) = attempts_of(row)
+    return told
 
 
 def _came_late(ledger: Ledger, key: str, number: int) -> bool:

@@ -5,8 +5,9 @@ compared with it at once; the first difference is a violation.
 """
 
 import json
-from collections.abc import Sequence
+from functools import lru_cache
 from operator import attrgetter
+from typing import Any
 
 from attrs import define, field
 
@@ -68,7 +69,12 @@ class Ledger:
     cancelled_at: int | None = None
     ended: RunRow | None = None
     ended_by: int = 0
+    gone: bool = False
+    lost: set[int] = field(factory=set)
+    """The tokens whose holders were told that they have lost it."""
     ended_at: int = 0
+    heard: int = 0
+    """The token whose holder was told of the cancel."""
     intents: dict[tuple[str, int], int] = field(factory=dict)
     begun: dict[tuple[str, int], int] = field(factory=dict)
     spent: list[int] = field(factory=lambda: [0] * 5)
@@ -78,36 +84,29 @@ class Ledger:
     def claimed(self, claim: Claim, now: float, lease_seconds: float) -> None:
         """A claim was handed out: it must be due, and tell all that was stored."""
         told = f"claim {claim.lease.token} of {claim.lease.run_id}"
-        require(self.ended is None, 7, f"{told}: it has ended")
+        over = self.ended is not None or self.gone
+        require(not over, 7, f"{told}: it has ended, or is gone")
         require(self.lease_until <= now, 11, f"{told}: its lease still runs")
         require(claim.lease.token > self.token, 11, f"{told}: after {self.token}")
-        seen = (
-            claim.revision,
-            claim.setup,
-            claim.header,
-            claim.messages,
-            dict(claim.results),
-            claim.last_event,
-            claim.run.iterations,
-            claim.run.cancel_requested,
-        )
-        known = (
-            self.revision,
-            self.setup,
-            self.header,
-            tuple(self.messages),
-            self.results,
-            self.last_event,
-            self.iterations,
-            self.cancelled_at is not None,
-        )
-        require(seen == known, 13, f"{told}: it tells another story")
+        require(self._is_told_by(claim), 13, f"{told}: it tells another story")
         self.in_vain += 1
         require(claim.in_a_row == self.in_vain, 19, f"{told}: {claim.in_a_row} in vain")
         self.status = "running"
         self.token, self.given_back = claim.lease.token, False
         self.claimed_revision = self.revision
         self.lease_until = now + lease_seconds
+
+    def _is_told_by(self, claim: Claim) -> bool:
+        return (
+            claim.revision == self.revision
+            and claim.setup == self.setup
+            and claim.header == self.header
+            and list(claim.messages) == self.messages
+            and dict(claim.results) == self.results
+            and claim.last_event == self.last_event
+            and claim.run.iterations == self.iterations
+            and claim.run.cancel_requested == (self.cancelled_at is not None)
+        )
 
     def prolonged(
         self, lease: Lease, flagged: bool, now: float, lease_seconds: float
@@ -140,12 +139,15 @@ class Ledger:
 
     def finalized(self, lease: Lease, revision: int, final: Final, row: RunRow) -> bool:
         """A finalize was answered; returns whether it was this one that ended."""
-        if self.ended is not None:
+        if self.ended is not None and not self.gone:
             require(lease.token == self.ended_by, 4, f"{lease} ended it again")
             require(row == self.ended, 7, f"{row.id} ended otherwise before")
             return False
         self.holds(lease, "finalize")
         require(revision == self.revision, 11, f"an end after {revision} was taken")
+        if self.heard == lease.token and row.status != "failed":
+            told = f"{row.id} is {row.status}, and its driver heard of the cancel"
+            raise Violation(f"invariant 20: {told}")
         self._commit(final.last)
         self.last_event += 1
         self.ended, self.ended_by, self.status = row, lease.token, row.status
@@ -153,6 +155,8 @@ class Ledger:
 
     def holds(self, lease: Lease, what: str) -> None:
         """Whoever wrote must have been the newest holder of a run under way."""
+        if self.gone:
+            raise Violation(f"invariant 7: {what} by {lease} after the removal")
         if lease.token != self.token or self.given_back:
             raise Violation(f"invariant 11: {what} by {lease}, now {self.token}")
         if self.ended is not None:
@@ -164,13 +168,15 @@ class Ledger:
 
     def is_right(self, what: str, lease: Lease, revision: int) -> bool:
         """Whether a store has no reason to refuse this holder."""
+        if self.gone:
+            return False
         if self.ended is not None:
             return what == "finalize" and lease.token == self.ended_by
         fits = revision in {self.revision, self.revision - 1}
         return self._is_held_by(lease) and fits
 
     def _is_held_by(self, lease: Lease) -> bool:
-        newest = lease.token == self.token and not self.given_back
+        newest = lease.token == self.token and not (self.given_back or self.gone)
         return newest and self.ended is None
 
     def _knows_cancel(self, flagged: bool) -> None:
@@ -210,7 +216,7 @@ class Ledger:
     def _spend(self, change: Checkpoint) -> None:
         """Add up what the attempts cost, in numbers of our own."""
         for attempt in change.attempts:
-            told = json.loads(attempt.body).get("usage")
+            told = parsed(attempt.body).get("usage")
             if told is None:
                 self.spent[4] += 1
                 continue
@@ -219,18 +225,17 @@ class Ledger:
 
     def _check_rows(self, change: Checkpoint) -> None:
         """What must hold of a run's rows after each commit."""
-        run_id, jobs = self.inserted.id, [job.id for job in self.jobs]
-        iterations = range(1, change.iterations + 1)
-        expected = [job_id(run_id, number) for number in iterations]
-        require(jobs == expected, 8, f"{run_id} has {len(jobs)} jobs")
-        rows = 1 + len(jobs) + len(self.attempts) + len(self.messages)
-        most = 4 + 2 * (len(self.intents) + 1) + len(self.messages)
-        require(rows <= most, 17, f"{rows} rows for {len(self.intents)} effects")
-        texts = (change.header, *change.messages, *(text for _, text in change.results))
-        began, tried = change.jobs, change.attempts
-        bodies = [*(row.body for row in began), *(row.body for row in tried)]
-        told = "".join((*texts, *bodies, *(event.body for event in change.events)))
-        require(CANARY not in told, 16, f"{run_id} has stored a secret")
+        run_id, number = self.inserted.id, len(self.jobs)
+        first = number - len(change.jobs) + 1  # those before were checked before
+        expected = [job_id(run_id, n) for n in range(first, change.iterations + 1)]
+        if number != change.iterations or [job.id for job in change.jobs] != expected:
+            raise Violation(f"invariant 8: {run_id} has {number} jobs")
+        rows = 1 + number + len(self.attempts)
+        if rows > 4 + 2 * (len(self.intents) + 1):
+            told = f"{rows} rows for {len(self.intents)} effects"
+            raise Violation(f"invariant 17: {told}")
+        if any(CANARY in text for text in _texts(change)):
+            raise Violation(f"invariant 16: {run_id} has stored a secret")
 
     # ------------------------------------------------------------ effects
 
@@ -238,9 +243,10 @@ class Ledger:
         """Note which effects the newest header allows to begin."""
         if self.header is None:
             return
-        value = json.loads(self.header)
+        value = parsed(self.header)
         usage, told = value["usage"], self.inserted.id
-        require(usage == self.spent, 14, f"{told}: {usage}, attempts {self.spent}")
+        if usage != self.spent:
+            raise Violation(f"invariant 14: {told}: {usage}, attempts {self.spent}")
         phase = value["phase"]
         match phase["kind"]:
             case "inferring":
@@ -248,7 +254,7 @@ class Ledger:
             case "discovering":
                 self._allow("discover", phase["try"][0], moment)
             case "calling":
-                for key in _call_keys(self.messages, self.iterations):
+                for key in _call_keys(self.messages[-1], self.iterations):
                     attempt = phase["tries"].get(key, [1])[0]
                     self._allow(key, attempt, moment)
             case _:
@@ -264,25 +270,53 @@ class Ledger:
         place, told = (key, attempt), f"{key} attempt {attempt} of {lease.run_id}"
         if self.ended is not None and lease.token == self.ended_by:
             raise Violation(f"invariant 7: {told} begins after the end")
+        require(lease.token not in self.lost, 11, f"{told} begins without its lease")
         require(place in self.intents, 10, f"{told} begins without an intent")
         require(place not in self.begun, 9, f"{told} begins a second time")
         require(attempt <= self.max_attempts, 21, f"{told} is one too many")
         flagged = self.cancelled_at
         in_time = flagged is None or self.intents[place] < flagged
-        require(in_time, 20, f"{told} begins after its driver heard of the cancel")
+        heard = self.heard == lease.token
+        told = f"{told} begins after its driver heard of the cancel"
+        require(in_time and not heard, 20, told)
         self.begun[place] = moment
 
 
-def _call_keys(messages: Sequence[str], iteration: int) -> list[str]:
-    blocks = json.loads(messages[-1])["content_blocks"]
+@lru_cache(maxsize=4096)
+def parsed(text: str) -> Any:
+    """The JSON value of a stored text, which nobody may change.
+
+    Many texts are read several times, and simulations say the same few things again
+    and again.
+    """
+    return json.loads(text)
+
+
+@lru_cache(maxsize=4096)
+def _call_keys(message: str, iteration: int) -> list[str]:
+    blocks = json.loads(message)["content_blocks"]
     uses = [block for block in blocks if block["type"] == "tool_use"]
     return [f"{iteration}.{i}" for i in range(len(uses))]
+
+
+def _texts(change: Checkpoint) -> list[str]:
+    """All that a change stores, but for the setup, which is the host's own."""
+    return [
+        change.header,
+        *change.messages,
+        *[text for _, text in change.results],
+        *[job.body for job in change.jobs],
+        *[attempt.body for attempt in change.attempts],
+        *[event.body for event in change.events],
+    ]
 
 
 @define
 class Shelf:
     """One conversation, as its readers must see it."""
 
+    company_id: int
+    gone: bool = False
     version: int = 0
     rows: list[tuple[str, int, str]] = field(factory=list)
     keys: dict[str, str] = field(factory=dict)

@@ -5,6 +5,8 @@ that a witness can compare it with what the store says.
 """
 
 from collections import Counter
+from collections.abc import Callable
+from math import inf
 
 from attrs import define, field
 
@@ -24,13 +26,16 @@ from agentloop.ports import (
     ToolCall,
     ToolServer,
 )
+from agentloop.testing.simulate.bounds import LASTING, PASSING
 from agentloop.testing.simulate.chance import Chance
 from agentloop.testing.simulate.ledger import CANARY, require
 
 POLICIES: dict[str, InDoubt] = {"look": "repeat", "book": "tell", "pay": "fail"}
 _SCHEMA = {"type": "object"}
-_PASSING: tuple[FailureKind, ...] = ("throttled", "unavailable", "timeout")
-_LASTING: tuple[FailureKind, ...] = ("denied", "malformed_output", "context_window")
+_OFFERS = tuple(
+    Offer(ToolSpec(name=name, input_schema=_SCHEMA), policy)
+    for name, policy in POLICIES.items()
+)
 
 
 @define
@@ -47,9 +52,12 @@ class Model:
 
     name = "simulated"
 
-    def __init__(self, chance: Chance, deeds: Deeds) -> None:
+    def __init__(
+        self, chance: Chance, deeds: Deeds, rest: Callable[[float], object]
+    ) -> None:
         self._chance = chance
         self._deeds = deeds
+        self._rest = rest
 
     def check(self, config: Config, tool_choice: ToolChoice) -> None:
         """Accept every config."""
@@ -59,8 +67,8 @@ class Model:
         return self
 
     def request(self, command: Infer, job: JobContext) -> bytes:  # noqa: ARG002 # the port's
-        """Nothing is sent."""
-        return b""
+        """An empty object is sent."""
+        return b"{}"
 
     def infer(
         self,
@@ -81,12 +89,16 @@ class Model:
             return _failed(command, "connection", None)
         if chance.hit("answer", "raised"):
             raise RuntimeError(f"401 for {CANARY}")
+        if chance.hit("answer", "hung"):
+            self._rest(job.timeout or inf)
+            return _failed(command, "timeout", None)
         self._deeds.spent[place] = usage
         roll = chance.below(1.0)
         if roll < 0.12:
-            return _failed(command, chance.pick(_PASSING), usage)
+            hint = chance.below(20.0) if roll < 0.04 else 0.0
+            return _failed(command, chance.pick(PASSING), usage, hint)
         if roll < 0.14:
-            return _failed(command, chance.pick(_LASTING), usage)
+            return _failed(command, chance.pick(LASTING), usage)
         return self._replied(command, usage)
 
     def _remember(self, job: JobContext, attempt: int) -> None:
@@ -129,20 +141,28 @@ class Model:
 class Tools:
     """A server of three tools, one of each policy for calls in doubt."""
 
-    def __init__(self, chance: Chance, deeds: Deeds, *, asks: bool) -> None:
+    def __init__(
+        self,
+        chance: Chance,
+        deeds: Deeds,
+        rest: Callable[[float], object],
+        *,
+        asks: bool,
+    ) -> None:
         self._chance = chance
         self._deeds = deeds
+        self._rest = rest
         self._asks = asks
 
     def declared(self) -> tuple[Offer, ...] | None:
         """The catalog, unless this server wants to be asked."""
-        return None if self._asks else _offers()
+        return None if self._asks else _OFFERS
 
     def discover(self, timeout: float) -> tuple[Offer, ...] | Failure:  # noqa: ARG002 # the port's
         """The catalog, or now and then nothing yet."""
         if self._chance.often(0.1):
             return Failure(kind="discovery_unavailable", message="not now")
-        return _offers()
+        return _OFFERS
 
     def call(self, call: ToolCall) -> ToolAnswer | Failure:
         """Do it; the answer may be lost, and some calls are never taken on."""
@@ -156,6 +176,9 @@ class Tools:
         require(once, 9, f"call {call.effect_key} ran {times} times")
         if chance.hit("answer", "raised"):
             raise RuntimeError(f"401 for {CANARY}")
+        if chance.hit("answer", "hung"):
+            self._rest(call.timeout or inf)
+            return Failure(kind="mcp_timeout", message="no answer in time")
         if chance.hit("answer", "lost result"):
             return Failure(kind="mcp_timeout", message="no answer in time")
         return ToolAnswer((Text("ok"),), is_error=chance.often(0.1))
@@ -172,18 +195,13 @@ class NoDirectory:
         raise RequestError("invalid-config", problem=f"no way to {server.url}")
 
 
-def _offers() -> tuple[Offer, ...]:
-    return tuple(
-        Offer(ToolSpec(name=name, input_schema=_SCHEMA), policy)
-        for name, policy in POLICIES.items()
-    )
-
-
-def _failed(command: Infer, kind: FailureKind, usage: Usage | None) -> Inference:
+def _failed(
+    command: Infer, kind: FailureKind, usage: Usage | None, retry_after: float = 0.0
+) -> Inference:
     event = ModelFailed(
         iteration=command.iteration,
         attempt=command.attempt,
-        failure=Failure(kind=kind, message="simulated"),
+        failure=Failure(kind=kind, message="simulated", retry_after=retry_after),
         usage=usage,
     )
     return Inference(event, AttemptReport())

@@ -17,6 +17,7 @@ from agentloop.runtime.service import Service
 from agentloop.stores.memory import MemoryStore
 from agentloop.testing.fixed import CountedIds
 from agentloop.testing.simulate.actors import Acts, Canceller, Client, Stage, Worker
+from agentloop.testing.simulate.bounds import ATTEMPT_TIMEOUT, DELAYS, TOOL_TIMEOUT
 from agentloop.testing.simulate.chance import (
     CLASSES,
     Chance,
@@ -27,6 +28,7 @@ from agentloop.testing.simulate.chance import (
     WorldClock,
 )
 from agentloop.testing.simulate.judge import judge
+from agentloop.testing.simulate.keepers import Keeper, Onlooker
 from agentloop.testing.simulate.ledger import Shelf
 from agentloop.testing.simulate.outside import Deeds, Model, NoDirectory, Tools
 from agentloop.testing.simulate.stores import Line
@@ -34,14 +36,29 @@ from agentloop.testing.simulate.witness import Witness
 
 LEASE = 30.0
 
-STORMY = 150
-"""Steps with faults; afterwards everything must end by itself."""
 LIMIT = 6000
 """Steps after which a simulation that has not ended never will."""
 
 _IDLE = frozenset({"look", "asking", "watching", "waiting"})
 _CLOCK_FAULTS = ("jump", "set", "skew", "frozen")
-_LEAPS = (15.0, 15.0, LEASE - 1, LEASE + 1, LEASE + 1, 3600.0, 31_536_000.0)
+_LEAPS = (15.0, 15.0, LEASE - 1, LEASE + 1, LEASE + 1, 3600.0, 1e5, 31_536_000.0)
+
+
+@frozen(kw_only=True)
+class Scale:
+    """How large a simulation may be: what a seed draws beyond that is left out.
+
+    Attributes:
+        workers: how many drive.
+        clients: how many start runs.
+        keys: how many runs each of them starts.
+        storm: steps with faults; afterwards everything must end by itself.
+    """
+
+    workers: int = 8
+    clients: int = 8
+    keys: int = 2
+    storm: int = 150
 
 
 @frozen(kw_only=True)
@@ -75,8 +92,9 @@ class Part:
 class Simulation:
     """One world, from its first step to its last."""
 
-    def __init__(self, chance: Chance) -> None:
+    def __init__(self, chance: Chance, scale: Scale) -> None:
         self.chance = chance
+        self.scale = scale
         self.clock = WorldClock()
         self.deeds = Deeds()
         self.parts: list[Part] = []
@@ -88,6 +106,9 @@ class Simulation:
         self.options = Options(
             lease=LEASE,
             attempts=chance.number(2, 6),
+            delays=DELAYS,
+            attempt_timeout=ATTEMPT_TIMEOUT,
+            tool_timeout=TOOL_TIMEOUT,
             parallel_tools=chance.number(1, 3),
             pause=lambda delay, at_least: max(delay, at_least),
             on_unresolved_call="tell_model" if chance.often(0.5) else "fail",
@@ -96,8 +117,9 @@ class Simulation:
         self.run_timeout = 300.0 if chance.often(0.15) else None
         self.witness = Witness(self.store, self.clock, self.options.attempts)
         self.stage = Stage(chance, self.clock, self.witness, self._others)
-        self.models = {"simulated": Model(chance, self.deeds)}
-        self.tools = Tools(chance, self.deeds, asks=chance.often(0.2))
+        rest = self.clock.rest
+        self.models = {"simulated": Model(chance, self.deeds, rest)}
+        self.tools = Tools(chance, self.deeds, rest, asks=chance.often(0.2))
         self.ids = CountedIds()
         self._cast()
 
@@ -105,18 +127,25 @@ class Simulation:
 
     def _cast(self) -> None:
         chance, crowd = self.chance, self.chance.allows("crowd")
-        workers, clients = chance.number(1, 4), chance.number(1, 3)
+        throng = chance.often(0.1)
+        workers = chance.number(2, 8) if throng else chance.number(1, 4)
+        clients = chance.number(2, 8) if throng else chance.number(1, 3)
         shelves = [self._conversation(chance.number(1, 2)) for _ in range(2)]
         keys = [self.ids.new() for _ in range(3)]
-        for _ in range(workers if crowd else 1):
+        for _ in range(min(workers, self.scale.workers) if crowd else 1):
             self._join(self._worker())
-        for _ in range(clients if crowd else 1):
-            mine = chance.number(1, 2)
+        for _ in range(min(clients, self.scale.clients) if crowd else 1):
+            mine = min(chance.number(1, 2), self.scale.keys)
             start = chance.number(0, 3 - mine)
             self._join(self._client(*chance.pick(shelves), keys[start : start + mine]))
         if crowd and chance.often(0.5):
             resources = self._resources()
             self._join(Canceller(self.stage, resources.store, self._worker()))
+        if crowd and chance.often(0.5):
+            scope = Scope(chance.number(1, 2), 1)
+            self._join(Onlooker(self.stage, self._service(), scope))
+        if chance.allows("removal") and chance.often(0.3):
+            self._join(Keeper(self.stage, self._service()))
 
     def _conversation(self, company: int) -> tuple[str, Scope]:
         scope = Scope(company, 1)
@@ -128,7 +157,7 @@ class Simulation:
                 body=_conversation_body(self.most),
             )
         )
-        self.witness.shelves[row.id] = Shelf()
+        self.witness.shelves[row.id] = Shelf(company)
         return row.id, scope
 
     def _resources(self) -> Resources:
@@ -149,8 +178,10 @@ class Simulation:
         return Worker(self.stage, self._resources(), clock, self.run_timeout)
 
     def _client(self, conversation: str, scope: Scope, keys: list[str]) -> Client:
-        service = Service(self._resources(), self.ids)
-        return Client(self.stage, service, scope, conversation, keys)
+        return Client(self.stage, self._service(), scope, conversation, keys)
+
+    def _service(self) -> Service:
+        return Service(self._resources(), self.ids)
 
     def _join(self, actor: Acts) -> None:
         clock = actor.clock if isinstance(actor, Worker) else SkewedClock(self.clock)
@@ -169,7 +200,7 @@ class Simulation:
         """
         while not self._ended():
             self.steps += 1
-            if self.steps == STORMY:
+            if self.steps == self.scale.storm:
                 self._calm()
             if self.steps > LIMIT:
                 raise Violation("invariant 19: it never ended")
@@ -178,9 +209,9 @@ class Simulation:
         judge(self.witness, self.store, self.deeds, self.most)
 
     def _ended(self) -> bool:
-        if not all(client.over for client in self.clients):
+        if self.witness.open:
             return False
-        return all(ledger.ended for ledger in self.witness.runs.values())
+        return all(client.over for client in self.clients)
 
     def _calm(self) -> None:
         self.chance.calm_down()
@@ -272,14 +303,17 @@ def simulate(
     seed: int,
     classes: Sequence[FaultClass] = CLASSES,
     tell: Callable[[str], object] | None = None,
+    scale: Scale = Scale(),
 ) -> Report:
     """Live through everything a seed holds, with some classes of faults.
 
-    `tell` hears every line of the trace.
+    `tell` hears every line of the trace. A smaller `scale` leaves the world as the
+    seed has it, and lets fewer take part for a shorter while.
     """
     chance = Chance(seed, classes)
-    chance.tell = tell
-    simulation = Simulation(chance)
+    if tell is not None:
+        chance.tell_also(tell)
+    simulation = Simulation(chance, scale)
     violation = None
     try:
         simulation.play()
@@ -290,18 +324,8 @@ def simulate(
     return Report(
         seed=seed,
         steps=simulation.steps,
-        runs=tuple(ledger.status for ledger in ledgers),
+        runs=tuple("removed" if each.gone else each.status for each in ledgers),
         faults=tuple((class_, kind, n) for (class_, kind), n in faults),
         trace=chance.digest,
         violation=violation,
     )
-
-
-def shrink(seed: int) -> tuple[FaultClass, ...]:
-    """The classes of faults that a failing seed needs, tried one by one."""
-    needed: list[FaultClass] = list(CLASSES)
-    for each in CLASSES:
-        fewer: list[FaultClass] = [one for one in needed if one != each]
-        if simulate(seed, fewer).violation is not None:
-            needed = fewer
-    return tuple(needed)

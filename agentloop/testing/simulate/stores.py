@@ -1,7 +1,11 @@
-"""The store as one actor reaches it: over a line that breaks, watched by a witness."""
+"""The store as one actor reaches it: over a line that breaks, watched by a witness.
+
+A fault before the commit with no outage after it is what a busy store or a deadlock
+looks like through the port, which has one error for all that may pass. Reads do not
+lag behind writes: the port allows that of no call, so nothing here fakes it.
+"""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from agentloop.ports import StoreUnavailableError
@@ -23,8 +27,16 @@ CALLS = (
     "checkpoint",
     "finalize",
     "release",
+    "list_conversations",
+    "list_runs",
+    "list_jobs",
+    "get_job",
+    "events",
+    "delete_conversation",
+    "prune",
 )
-"""The calls that workers and clients make; each can fail and kill on both sides."""
+"""The calls that workers, clients, readers and keepers make; each can fail and kill
+on both sides."""
 
 
 class Line:
@@ -58,21 +70,28 @@ class Line:
             self._meanwhile()
             self._reach()
             self._risk(before)
-            answer = self._ask(name, partial(call, **named) if named else call, args)
+            answer = self._ask(name, call, args, named)
             self._risk(after)
+            self._witness.told(name, args, answer)
             return answer
 
         self.__dict__[name] = over
         return over
 
-    def _ask(self, name: str, call: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    def _ask(
+        self,
+        name: str,
+        call: Callable[..., Any],
+        args: tuple[Any, ...],
+        named: dict[str, Any],
+    ) -> Any:
         try:
-            answer = call(*args)
+            answer = call(*args, **named)
         except Exception as error:
             self._chance.note(f"refused {error}")
             self._witness.refused(name, args, error)
             raise
-        self._witness.saw(name, args, answer)
+        self._witness.saw(name, args, answer, named)
         return answer
 
     def _reach(self) -> None:

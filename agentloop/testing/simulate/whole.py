@@ -28,6 +28,7 @@ from agentloop.runtime.drive import drive
 from agentloop.runtime.mailbox import Mailbox
 from agentloop.runtime.perform import Performed, Performer
 from agentloop.runtime.pulse import Pulse
+from agentloop.testing.simulate.bounds import ATTEMPT_TIMEOUT, TOOL_TIMEOUT, Bounds
 from agentloop.testing.simulate.chance import Chance, Died, Violation
 
 Work = Callable[[], object]
@@ -42,6 +43,7 @@ class Around:
     rest: Callable[[float], None]
     look: Callable[[Desk], None]
     begin: Callable[[Desk, str, int], None]
+    bounds: Bounds
 
 
 class Whole:
@@ -63,9 +65,8 @@ class Whole:
         """Drive a run to its end; None when it was given back before."""
         lease: Lease = desk.journal.lease
         mailbox = cast(Mailbox, self)  # it has all that a driver and a pulse ask for
-        begin = partial(self._around.begin, desk)
         desk.performer.abandoned = self.is_urgent
-        desk.performer = cast(Performer, Watched(desk.performer, begin))
+        watch(desk, self._around.bounds, self._around.begin)
         self._beat = partial(Pulse(store, lease_seconds)._prolong, lease, mailbox)
         self._look = partial(self._around.look, desk)
         try:
@@ -87,7 +88,10 @@ class Whole:
         """Add what happened; some answers arrive twice."""
         self._items.extend(items)
         for item in items:
-            if isinstance(item, Performed) and self._chance.hit("answer", "twice"):
+            if not isinstance(item, Performed):
+                continue
+            self._around.bounds.note(item)
+            if self._chance.hit("answer", "twice"):
                 self._items.append(item)
 
     def lose(self) -> None:
@@ -120,6 +124,7 @@ class Whole:
         if timeout != 0.0:
             self._wait(timeout)
         self._told = False
+        self._around.bounds.look()
         taken, self._items = self._items, []
         return taken
 
@@ -160,12 +165,21 @@ class Whole:
         self._queue.append(partial(work, *args))
 
 
+def watch(desk: Desk, bounds: Bounds, begin: Callable[[Desk, str, int], None]) -> None:
+    """Hear of every inference and call that begins at a desk, and of its time."""
+    watched = Watched(desk.performer, partial(begin, desk), bounds)
+    desk.performer = cast(Performer, watched)
+
+
 class Watched:
     """A performer that tells of every effect that begins."""
 
-    def __init__(self, performer: Performer, begin: Callable[[str, int], None]) -> None:
+    def __init__(
+        self, performer: Performer, begin: Callable[[str, int], None], bounds: Bounds
+    ) -> None:
         self._performer = performer
         self._begin = begin
+        self._bounds = bounds
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._performer, name)
@@ -173,9 +187,13 @@ class Watched:
     def job(self, command: Infer, *, streamed: bool) -> JobContext:
         """An inference begins."""
         self._begin(*effect_id(command))
-        return self._performer.job(command, streamed=streamed)
+        job = self._performer.job(command, streamed=streamed)
+        self._bounds.gives(job.timeout, ATTEMPT_TIMEOUT)
+        return job
 
     def call_of(self, call: Call) -> ToolCall:
         """A call begins."""
         self._begin(*effect_id(call))
-        return self._performer.call_of(call)
+        asked = self._performer.call_of(call)
+        self._bounds.gives(asked.timeout, TOOL_TIMEOUT)
+        return asked

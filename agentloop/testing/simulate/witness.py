@@ -12,8 +12,6 @@ from typing import Any
 
 from agentloop.core.content import Message
 from agentloop.core.history import problems
-from agentloop.core.machine import next_command
-from agentloop.core.phases import Finish
 from agentloop.ports import (
     Checkpoint,
     Claim,
@@ -28,16 +26,21 @@ from agentloop.ports import (
 from agentloop.runtime.desk import Desk
 from agentloop.stores.memory import MemoryStore
 from agentloop.testing.simulate.chance import Violation, WorldClock
-from agentloop.testing.simulate.ledger import Ledger, Shelf, require, same_insert
-from agentloop.wire import message_from
-from agentloop.wire.checkpoint import (
-    header_text,
-    is_idle,
-    remembered_in,
-    state_from,
+from agentloop.testing.simulate.ledger import (
+    Ledger,
+    Shelf,
+    parsed,
+    require,
+    same_insert,
 )
+from agentloop.testing.simulate.reads import Reads
+from agentloop.wire import message_from
+from agentloop.wire.checkpoint import header_text, state_from
 
 _FENCED = frozenset({"heartbeat", "checkpoint", "finalize"})
+_TELLING = frozenset({"heartbeat", "checkpoint"})
+_OF_A_CONVERSATION = frozenset({"conversation", "messages", "runs"})
+"""What is looked at by itself, and may well be there when a run is gone."""
 
 
 @lru_cache(maxsize=4096)  # simulations say the same few things again and again
@@ -46,11 +49,18 @@ def as_message(text: str) -> Message:
     return message_from(text)
 
 
+@lru_cache(maxsize=1024)  # the last look sees what the last end has shown
+def _problems(texts: tuple[str, ...]) -> list[str]:
+    return problems([as_message(text) for text in texts])
+
+
 class Witness:
     """Ledgers of all runs and shelves of all conversations of one simulation."""
 
     def __init__(self, store: MemoryStore, clock: WorldClock, attempts: int) -> None:
         self.runs: dict[str, Ledger] = {}
+        self.open: dict[str, Ledger] = {}
+        """The runs that have not ended."""
         self.shelves: dict[str, Shelf] = {}
         self.moment = 0
         self._store = store
@@ -59,29 +69,44 @@ class Witness:
         self._judges: dict[str, Callable[..., None]] = {
             "insert_run": self._inserted,
             "find_run": self._found,
-            "get_run": self._read,
+            "get_run": self.check_row,
             "request_cancel": self._flagged,
             "claim": self._claimed,
             "heartbeat": self._prolonged,
             "release": self._released,
             "checkpoint": self._checkpointed,
             "finalize": self._finalized,
+            **Reads(self, clock).judges,
         }
 
     @property
     def _now(self) -> float:
         return self._clock.passed
 
-    def saw(self, name: str, args: tuple[Any, ...], answer: Any) -> None:
+    def saw(
+        self, name: str, args: tuple[Any, ...], answer: Any, named: dict[str, Any]
+    ) -> None:
         """Judge what the real store answered to a call."""
         self.moment += 1
         judge = self._judges.get(name)
         if judge is not None:
-            judge(*args, answer)
+            judge(*args, answer, **named)
+
+    def told(self, name: str, args: tuple[Any, ...], answer: Any) -> None:
+        """Note which driver was really told of a cancel."""
+        if name in _TELLING and answer is True:
+            lease: Lease = args[0]
+            self.runs[lease.run_id].heard = lease.token
+        elif isinstance(answer, Claim) and answer.run.cancel_requested:
+            self.runs[answer.lease.run_id].heard = answer.lease.token
 
     def refused(self, name: str, args: tuple[Any, ...], error: Exception) -> None:
         """Judge what the real store refused."""
         self.moment += 1
+        if isinstance(error, LookupError):
+            new: NewRunRow = args[0]
+            gone = name == "insert_run" and self.shelves[new.conversation_id].gone
+            require(gone, 5, f"{name} found nothing to work on")
         if name not in _FENCED:
             return
         lease: Lease = args[0]
@@ -90,6 +115,13 @@ class Witness:
         lost = isinstance(error, LeaseLostError)
         if lost and ledger.is_right(name, lease, revision):
             raise Violation(f"invariant 11: {name} by the rightful {lease} was refused")
+        if lost:
+            ledger.lost.add(lease.token)
+
+    def forget(self, ledger: Ledger) -> None:
+        """A run is gone: nobody may see it again, or write to it."""
+        ledger.gone = True
+        self.open.pop(ledger.inserted.id, None)
 
     # ------------------------------------------------------------ callers
 
@@ -100,21 +132,25 @@ class Witness:
         if known is not None:
             kept = not created and row.id == known
             require(kept, 5, f"{new.client_op_id} made {row.id} beside {known}")
-            self._read(None, row.id, row)
+            self.check_row(None, row.id, row)
             return
+        require(not shelf.gone, 5, f"{row.id} began in a conversation that is gone")
         require(created and same_insert(row, new), 5, f"{row.id} came for {new.id}")
         current = shelf.version == row.base_version == new.expected_version
         require(current, 3, f"{row.id} began at {row.base_version}, not the newest")
         shelf.keys[new.client_op_id] = row.id
-        self.runs[row.id] = Ledger(row, self._attempts)
+        self.runs[row.id] = self.open[row.id] = Ledger(row, self._attempts)
 
     def _found(self, conversation_id: str, key: str, answer: RunRow | None) -> None:
         known = self.shelves[conversation_id].keys.get(key)
         found = None if answer is None else answer.id
         require(found == known, 5, f"{key} found {found}, not {known}")
 
-    def _read(self, reader: Reader | None, run_id: str, row: RunRow | None) -> None:
+    def check_row(self, reader: Reader | None, run_id: str, row: RunRow | None) -> None:
+        """Compare what a reader was told of a run; None: whoever has its key."""
         ledger = self.runs.get(run_id)
+        if ledger is not None and ledger.gone:
+            ledger = None
         if reader and ledger and not reader.sees(ledger.inserted.company_id, 0):
             require(row is None, 15, f"{reader} sees {run_id}")
             return
@@ -130,7 +166,7 @@ class Witness:
             raise Violation(f"invariant 7: {run_id} is {seen}, not {known}")
 
     def _flagged(self, reader: Reader, run_id: str, row: RunRow | None) -> None:
-        self._read(reader, run_id, row)
+        self.check_row(reader, run_id, row)
         ledger = self.runs[run_id]
         if row is None or ledger.ended is not None:
             return
@@ -142,23 +178,24 @@ class Witness:
 
     def _claimed(self, request: ClaimRequest, claim: Claim | None) -> None:
         if claim is None:
-            wanted = [request.run_id] if request.run_id else list(self.runs)
+            wanted = {request.run_id} if request.run_id else self.open.keys()
             now = self._now
-            due = [id_ for id_ in wanted if self.runs[id_].is_due(now)]
+            due = [
+                id_ for id_ in self.open if id_ in wanted and self.open[id_].is_due(now)
+            ]
             require(not due, 19, f"{due} are due, and none was handed out")
             return
         ledger = self.runs[claim.lease.run_id]
         ledger.claimed(claim, self._now, request.lease_seconds)
 
     def has_ended(self, run_id: str) -> bool:
-        """Whether a run is known to have ended."""
-        ledger = self.runs.get(run_id)
-        return ledger is not None and ledger.ended is not None
+        """Whether a run is known to have ended, or to be gone."""
+        return run_id in self.runs and run_id not in self.open
 
     def anything_due(self) -> bool:
         """Whether a claim must succeed now."""
         now = self._now
-        return any(ledger.is_due(now) for ledger in self.runs.values())
+        return any(ledger.lease_until <= now for ledger in self.open.values())
 
     def _prolonged(self, lease: Lease, seconds: float, flagged: bool) -> None:
         self.runs[lease.run_id].prolonged(lease, flagged, self._now, seconds)
@@ -191,6 +228,7 @@ class Witness:
             shelf = self.shelves[row.conversation_id]
             shelf.joined(ledger, row, final)
             ledger.ended_at = self.moment
+            del self.open[row.id]
             self.check_history(shelf)
             self._check_stranger(ledger)
         self.look(ledger)
@@ -200,48 +238,64 @@ class Witness:
     def look(self, ledger: Ledger) -> None:
         """Compare a run and its conversation with what every reader sees."""
         row = ledger.inserted
+        if ledger.gone:
+            self._check_gone(ledger)
+            return
         staged = list(self._store.run_messages(row.id))
         if staged != ledger.messages:
             raise Violation(f"invariant 1: {row.id} staged {len(staged)}")
-        self._read(None, row.id, self._store.get_run(Reader(row.company_id), row.id))
-        shelf = self.shelves[row.conversation_id]
-        page = self._store.messages(Reader(row.company_id), row.conversation_id)
-        if page is None:
-            raise Violation(f"invariant 1: {row.conversation_id} is gone")
-        if page.version != shelf.version:
-            raise Violation(f"invariant 2: version {page.version}")
-        seen = [(each.run_id, each.sequence_no, each.body) for each in page.rows]
-        if seen != shelf.rows:
-            raise Violation(f"invariant 1: readers see {len(seen)} rows, or other ones")
+        reader = Reader(row.company_id)
+        self.check_row(None, row.id, self._store.get_run(reader, row.id))
+        self.look_at(row.conversation_id)
+
+    def look_at(self, conversation_id: str) -> None:
+        """Compare a conversation with what its readers see."""
+        reader = Reader(self.shelves[conversation_id].company_id)
+        page = self._store.messages(reader, conversation_id)
+        self._judges["messages"](reader, conversation_id, page)
+
+    def _check_gone(self, ledger: Ledger) -> None:
+        """Its own readers are told no more than strangers."""
+        row = ledger.inserted
+        told = self._seen_by(Reader(row.company_id), ledger) - _OF_A_CONVERSATION
+        staged = self._store.run_messages(row.id)
+        left = self._store.run_setup(row.id)
+        require(not (told or staged or left), 7, f"{row.id} is gone, but for {told}")
+
+    def _seen_by(self, reader: Reader, ledger: Ledger) -> set[str]:
+        row, where, store = (
+            ledger.inserted,
+            ledger.inserted.conversation_id,
+            self._store,
+        )
+        seen = {
+            "run": store.get_run(reader, row.id),
+            "conversation": store.get_conversation(reader, where),
+            "messages": store.messages(reader, where),
+            "runs": store.list_runs(reader, where),
+            "jobs": store.list_jobs(reader, row.id),
+            "events": store.events(reader, row.id),
+            "job": ledger.jobs and store.get_job(reader, ledger.jobs[0].id),
+        }
+        return {name for name, found in seen.items() if found}
 
     def _check_stranger(self, ledger: Ledger) -> None:
         """Another company's reader is shown nothing, whatever it asks for."""
-        row, store = ledger.inserted, self._store
+        row, where = ledger.inserted, ledger.inserted.conversation_id
         stranger = Reader(row.company_id + 1)
-        where = row.conversation_id
-        seen = {
-            "run": store.get_run(stranger, row.id),
-            "conversation": store.get_conversation(stranger, where),
-            "messages": store.messages(stranger, where),
-            "runs": store.list_runs(stranger, where),
-            "jobs": store.list_jobs(stranger, row.id),
-            "events": store.events(stranger, row.id),
-            "job": ledger.jobs and store.get_job(stranger, ledger.jobs[0].id),
-        }
-        told = [name for name, found in seen.items() if found]
+        told = self._seen_by(stranger, ledger)
         require(not told, 15, f"a stranger sees of {row.id}: {told}")
-        listed, number = store.list_conversations(stranger, 0, 100)
+        listed, number = self._store.list_conversations(stranger, 0, 100)
         known = where in {each.id for each in listed} or len(listed) != number
         require(not known, 15, f"a stranger is told of {where}")
 
     def check_desk(self, desk: Desk) -> None:
         """What was just committed must give back the very state it came from."""
         ledger, state = self.runs[desk.journal.run_id], desk.state
-        if isinstance(next_command(state), Finish) or ledger.header is None:
+        if ledger.checked == ledger.revision or desk.finished or ledger.header is None:
             return
-        if is_idle(ledger.header) or ledger.token != desk.journal.lease.token:
-            return
-        if ledger.checked == ledger.revision:
+        told = parsed(ledger.header)
+        if told.get("idle") or ledger.token != desk.journal.lease.token:
             return
         ledger.checked = ledger.revision
         log = list(map(as_message, ledger.messages))
@@ -249,11 +303,10 @@ class Witness:
             ledger.header, state.plan, state.routing, log, ledger.results
         )
         require(known == state, 13, f"{desk.journal.run_id}: another state was stored")
-        left = remembered_in(ledger.header)
-        same = header_text(known, remembered=left) == ledger.header
+        same = header_text(known, remembered=told.get("remembered")) == ledger.header
         require(same, 13, f"{desk.journal.run_id}: another header was stored")
 
     def check_history(self, shelf: Shelf) -> None:
         """A conversation's messages make a legal history."""
-        found = problems([as_message(text) for _, _, text in shelf.rows])
+        found = _problems(tuple([text for _, _, text in shelf.rows]))
         require(not found, 6, found)
