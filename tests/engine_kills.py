@@ -152,13 +152,17 @@ class Hunt:
         unknown = self.stage.unknown(run)
         self.unknown += unknown
         if found.runs != calm.runs:
-            self.broken.append(f"{run.id} ended as {found.runs}")
+            self._broke(f"{run.id} ended as {found.runs}")
         if len(found.messages) != len(calm.messages):
-            self.broken.append(f"{run.id} has {len(found.messages)} messages")
+            self._broke(f"{run.id} has {len(found.messages)} messages")
         calls = {entry.effect_key for entry in self.stage.executions(run)}
         wanted = len(calm.messages) // 2 - 1
         if len(calls) + unknown < wanted:
-            self.broken.append(f"{run.id} lost a call: {len(calls)} + {unknown}")
+            self._broke(f"{run.id} lost a call: {len(calls)} + {unknown}")
+
+    def _broke(self, told: str) -> None:
+        print("BROKEN", told, flush=True)
+        self.broken.append(told)
 
     # ------------------------------------------------------------ deaths
 
@@ -286,8 +290,6 @@ def main() -> None:
         figures, broken = hunt(stage, given.kills, given.seed)
         if broken:
             print(stage.crew.log())
-    for line in broken:
-        print("BROKEN", line)
     print(f"{given.engine}, seed {given.seed}, lease {stage.place.lease} s")
     for name, value in figures.items():
         print(f"  {name:14}  {value}")

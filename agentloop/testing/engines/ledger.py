@@ -74,7 +74,9 @@ class Fuse:
         if not 1 <= nth <= _MOST:
             raise ValueError(f"a fuse counts from 1 to {_MOST}, not to {nth}")
         for count in range(1, nth + 1):
-            self._file(place, count).write_text(str(int(how)))
+            made = self.folder / "a fuse to be"
+            made.write_text(str(int(how)))
+            made.rename(self._file(place, count))  # nobody finds one half written
 
     @property
     def armed(self) -> bool:
