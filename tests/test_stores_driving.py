@@ -467,6 +467,7 @@ def test_what_a_run_does_not_have(bench: Bench) -> None:
     assert bench.store.run_setup(run.id) is None
     assert bench.store.list_jobs(OURS, run.id) == ()
     assert bench.store.events(OURS, run.id) == ()
+    assert bench.store.events(OURS, run.id, -1) == ()
     assert bench.store.run_messages("nowhere") == ()
     assert bench.store.run_setup("nowhere") is None
 

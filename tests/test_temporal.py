@@ -244,6 +244,7 @@ def test_a_long_run_goes_on_in_fresh_histories() -> None:
     server = server_here(commands=3)
     with World(ScriptedBackend(forever=model), server) as world, world.worker():
         run = world.ended(world.start())
+        world.ask(run).result()  # Temporal hears of the end after the store
         found = world.ask(run).histories()
     assert (run.status, run.iterations_used, len(world.paid)) == ("completed", 6, 5)
     assert len(found) == 4  # eleven commands
@@ -286,6 +287,7 @@ def test_a_command_that_takes_long_is_not_taken_from_its_worker() -> None:
 
     with World(ScriptedBackend(forever=model)) as world, world.worker():
         run = world.ended(world.start())
+        world.ask(run).result()
         attempts = [
             event.activity_task_started_event_attributes.attempt
             for event in world.ask(run).histories()[0].events

@@ -56,7 +56,9 @@ class ToolServer(Protocol):
     about what its last discovery left out, has them told in an event of the run.
     One with `keeps_time` true promises that `call` ends soon after its time-out and
     once it is abandoned; it is called on the thread of the run where a call of any
-    other takes a thread of its own, so that a run can end without it.
+    other takes a thread of its own, so that a run can end without it. One with
+    `quick`, a set of tools' names, has them called right where a run is driven, on
+    an event loop as well: nothing else goes on meanwhile.
     """
 
     def declared(self) -> tuple[Offer, ...] | None:

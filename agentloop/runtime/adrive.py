@@ -1,8 +1,9 @@
 """The asynchronous driver: the twin of `agentloop.runtime.drive`, over the same desk.
 
 Every effect is a task whose answer arrives in the mailbox, so that a cancel ends a
-wait for the model at once. Store calls are never interrupted. When the host
-cancels the driving task itself, the run is given back and the cancellation goes on.
+wait for the model at once; only a tool that its host calls quick is called right
+here. Store calls are never interrupted. When the host cancels the driving task
+itself, the run is given back and the cancellation goes on.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from agentloop.ports import LeaseLostError, RunRow, StoreUnavailableError
 from agentloop.runtime.desk import Desk, EffectId, Happened, effect_id
 from agentloop.runtime.narrate import Effect
 from agentloop.runtime.perform import Performed
+from agentloop.runtime.perform import perform as perform_here
 
 T = TypeVar("T")
 
@@ -146,11 +148,20 @@ async def _until_finished(
         else:
             desk.plan()
         await call(desk.commit)
-        for effect in desk.ready():
-            begin(effect)
-        desk.take(await mailbox.take(desk.patience()))
+        done = [each for effect in desk.ready() for each in _done(desk, effect, begin)]
+        desk.take([*done, *await mailbox.take(0.0 if done else desk.patience())])
         mailbox.check(desk.journal.run_id)
     return await call(desk.finish)
+
+
+def _done(
+    desk: Desk, effect: Effect, begin: Callable[[Effect], None]
+) -> tuple[Performed, ...]:
+    """What came of an effect that is quick; any other is begun."""
+    if desk.performer.is_quick(effect):
+        return (perform_here(desk.performer, effect),)
+    begin(effect)
+    return ()
 
 
 async def _release(desk: Desk, call: StoreCall) -> None:

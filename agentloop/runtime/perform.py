@@ -228,6 +228,13 @@ class Performer:
             abandoned=self.abandoned,
         )
 
+    def is_quick(self, effect: Effect) -> bool:
+        """Whether an effect may be performed where the run is driven, come what may."""
+        if not isinstance(effect, Call):
+            return False
+        server = self.drive.servers[effect.route.alias]
+        return effect.route.tool in getattr(server, "quick", ())
+
     def keeps_time(self, effect: Effect) -> bool:
         """Whether an effect ends in time by itself: then one thread is enough.
 

@@ -143,9 +143,10 @@ def events(
 ) -> tuple[EventRow, ...]:
     """The run's events with a higher id, if the reader sees the run."""
     head = rows.living(table, run_id, reader)
+    after = max(after, 0)
     if head is None or after >= head.last_event:
         return ()
-    place, low = keys.event(head.uid, max(after, 0) + 1)
+    place, low = keys.event(head.uid, after + 1)
     kept: list[EventRow] = []
     read = table.query(Span(place, low, "event#\x7f"))
     for row in committed(table, head, read):

@@ -93,6 +93,11 @@ class FunctionTools:
                 raise ValueError(f"two tools are named '{prepared.name}'; rename one")
             self._tools[prepared.name] = prepared
         self._offers = tuple(prepared.offer for prepared in self._tools.values())
+        self.quick = frozenset(
+            prepared.name
+            for prepared in self._tools.values()
+            if prepared.options.inline and not prepared.is_async
+        )
         self._workers = Workers(threads)
         # Threads end with the last reference, also when nobody called `close`.
         weakref.finalize(self, self._workers.close).atexit = False

@@ -88,11 +88,16 @@ def _parts(shares: Iterable[range], jobs: int) -> Iterator[Totals]:
         return
     # Fresh processes: a fork would copy whatever threads and locks the host has.
     context = get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, initializer=gc.freeze) as pool:
+    with ProcessPoolExecutor(jobs, context, initializer=_settle) as pool:
         try:
             yield from pool.map(_simulate_all, shares)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _settle() -> None:
+    """In a fresh process, once this module is there: what was imported stays."""
+    gc.freeze()
 
 
 def _simulate_all(share: range) -> Totals:
