@@ -269,6 +269,7 @@ def test_a_run_can_be_asked_where_it_stands() -> None:
         told = unversioned(world.ask(run).query())
         gate.opened.set()
         assert world.ended(run).final_text == "canary"
+        world.ask(run).result()
         ended = unversioned(world.ask(run).query())
     assert (told["iteration"], told["phase"]["kind"]) == (1, "inferring")
     assert (told["status"], ended["status"]) == (None, "completed")
