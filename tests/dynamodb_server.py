@@ -135,6 +135,11 @@ def rows() -> dict[tuple[str, str], dict[str, Any]]:
     return {(row["pk"]["S"], row["sk"]["S"]): row for row in found}
 
 
+def placed(row: dict[str, Any]) -> None:
+    """Put a row into the table, past the store."""
+    _backend().put_item(TABLE, row)
+
+
 def _backend() -> DynamoDBBackend:
     backends: BackendDict[DynamoDBBackend] = dynamodb_backends
     return backends["123456789012"][REGION]

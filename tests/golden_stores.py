@@ -2,11 +2,11 @@
 
     python -m tests.golden_stores
 
-plays every flow of `tests.test_crashes` on SQLite and Postgres, lets its worker die
-at every place in turn and leaves the run lying there; then it writes down the tables
-as they are, statements that made them included, and how each run ends when today's
-code takes it up. The files are recorded once for a version and never again: what
-they hold is what users of that version have on their disks.
+plays every flow of `tests.test_crashes` on SQLite, Postgres and DynamoDB, lets its
+worker die at every place in turn and leaves the run lying there; then it writes down
+the tables as they are, statements that made them included, and how each run ends when
+today's code takes it up. A file is recorded once for a version and never again: what
+it holds is what users of that version have on their disks.
 """
 
 import json
@@ -22,7 +22,7 @@ from agentloop.stores.postgres_schema import MIGRATIONS
 from agentloop.stores.sqlite import SQLiteStore
 from agentloop.testing.fixed import HandClock
 from agentloop.wire import to_json
-from tests import postgres_server
+from tests import dynamodb_server, postgres_server
 from tests.faces import DEFAULTS, SCOPE
 from tests.mortal import LEASE, Died, Life, Record, World
 from tests.test_crashes import FLOWS
@@ -138,31 +138,77 @@ def _load_rows(db: Any, table: str, rows: list[str]) -> None:
         db.execute(f"SELECT setval('{numbered[0]}', (SELECT max(n) FROM {table}))")
 
 
+# ---------------------------------------------------------------- DynamoDB
+
+
+def dump_dynamodb() -> str:
+    """The rows of the tests' table, each a line of DynamoDB's JSON."""
+    rows = sorted(dynamodb_server.rows().items())
+    return "".join(json.dumps(row, separators=(",", ":")) + "\n" for _, row in rows)
+
+
+def load_dynamodb(dump: str) -> None:
+    """The tests' table as it was written down, past the store."""
+    dynamodb_server.emptied()
+    for row in map(json.loads, dump.splitlines()):
+        dynamodb_server.placed(row)
+
+
 # ---------------------------------------------------------------- recording
 
 
 def record() -> None:
-    """Write all files of this version down; refuses to touch those there are."""
-    if HOME.exists():
-        raise SystemExit(f"{HOME} is there already; what was recorded stays")
-    HOME.mkdir(parents=True)
+    """Write down what this version has no file of yet, and check that all agree."""
+    HOME.mkdir(parents=True, exist_ok=True)
+    stores = (_of_sqlite, _of_postgres, _of_dynamodb)
+    ends = [found for store in stores for found in store()]
+    if any(each != ends[0] for each in ends):
+        raise SystemExit("the stores do not end their runs alike")
+    if ends:
+        lines = "\n".join(json.dumps(end) for end in ends[0]) + "\n"
+        _write_once(HOME / "ends.jsonl", lines)
+
+
+def _write_once(file: Path, text: str) -> None:
+    """Write a file, or see that what was recorded says the same."""
+    if not file.exists():
+        file.write_text(text)
+    elif file.read_text() != text:
+        raise SystemExit(f"{file} says something else; what was recorded stays")
+
+
+def _of_sqlite() -> Iterator[list[dict[str, Any]]]:
+    if (file := HOME / "sqlite.sql").exists():
+        return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "agents.db"
         store = SQLiteStore(str(path), clock=(clock := HandClock()))
         world = World("sync", store, clock)
         lefts = list(leave_everywhere(world))
-        (HOME / "sqlite.sql").write_text(dump_sqlite(path) + "\n")
-        ends = _ends(world, lefts)
+        file.write_text(dump_sqlite(path) + "\n")
+        yield _ends(world, lefts)
         store.close()
-    clock = HandClock()
-    world = World("sync", postgres_server.store(clock), clock)
+
+
+def _of_postgres() -> Iterator[list[dict[str, Any]]]:
+    if (file := HOME / "postgres.json").exists():
+        return
+    world = World("sync", postgres_server.store(clock := HandClock()), clock)
     postgres_server.emptied()
-    assert list(leave_everywhere(world)) == lefts
+    lefts = list(leave_everywhere(world))
     dump = dump_postgres(postgres_server.SCHEMA)
-    (HOME / "postgres.json").write_text(json.dumps(dump, indent=0) + "\n")
-    assert _ends(world, lefts) == ends
-    lines = [json.dumps(end) for end in ends]
-    (HOME / "ends.jsonl").write_text("\n".join(lines) + "\n")
+    file.write_text(json.dumps(dump, indent=0) + "\n")
+    yield _ends(world, lefts)
+
+
+def _of_dynamodb() -> Iterator[list[dict[str, Any]]]:
+    if (file := HOME / "dynamodb.jsonl").exists():
+        return
+    dynamodb_server.emptied()
+    world = World("sync", dynamodb_server.store(clock := HandClock()), clock)
+    lefts = list(leave_everywhere(world))
+    file.write_text(dump_dynamodb())
+    yield _ends(world, lefts)
 
 
 def _ends(world: World, lefts: list[Left]) -> list[dict[str, Any]]:

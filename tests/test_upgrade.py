@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
+from agentloop.ports import ClaimRequest
 from agentloop.stores.postgres import PostgresStore
 from agentloop.stores.sqlite import SQLiteStore
 from agentloop.testing.fixed import HandClock
 from agentloop.wire import load
+from tests import dynamodb_server, postgres_server
 from tests import golden_stores as golden
-from tests import postgres_server
 from tests.mortal import LEASE, World
 
 SCHEMA = "agentloop_golden"
@@ -63,7 +64,23 @@ def postgres() -> Iterator[dict[Path, World]]:
             db.execute(f"DROP SCHEMA {SCHEMA}_{home.parent.name} CASCADE")
 
 
-@pytest.mark.parametrize("store", ["sqlite", "postgres"])
+@pytest.fixture(scope="module")
+def dynamodb() -> dict[Path, World]:
+    """The table as the newest version left it; its server holds one at a time.
+
+    What lease is over tells who has watched it for that long, so it is looked at
+    before the time passes.
+    """
+    home = VERSIONS[-1]
+    golden.load_dynamodb((home / "dynamodb.jsonl").read_text())
+    store = dynamodb_server.store(clock := HandClock())
+    found = store.claim(ClaimRequest(driver="embedded", lease_seconds=LEASE))
+    if found is not None:
+        store.release(found.lease)
+    return {home: opened(store, clock)}
+
+
+@pytest.mark.parametrize("store", ["sqlite", "postgres", "dynamodb"])
 @pytest.mark.parametrize(("home", "end"), ENDS)
 def test_a_run_left_by_an_older_version_ends_as_it_would_have(
     store: str, home: Path, end: dict[str, Any], request: pytest.FixtureRequest
