@@ -102,6 +102,8 @@ class LeanSession:
 class NoJournal:
     """A journal that stores nothing, as an engine's is."""
 
+    cancelled = False
+
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
 
