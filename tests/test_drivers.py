@@ -89,6 +89,57 @@ def test_a_cancellation_from_within_a_tool_is_its_answer(n: int) -> None:
     assert all("CancelledError" in b.content[0].text for b in log[2].content)
 
 
+class HalfQuick(Rooms):
+    """`book` is quick, `free` is awaited; each says on which task it was called."""
+
+    quick = frozenset({"book"})
+
+    def call(self, call: ToolCall) -> ToolAnswer:
+        self.calls.append(call)
+        return self._told(call)
+
+    async def acall(self, call: ToolCall) -> ToolAnswer:
+        assert call.name not in self.quick
+        await asyncio.sleep(0.01)
+        return self._told(call)
+
+    def _told(self, call: ToolCall) -> ToolAnswer:
+        return ToolAnswer((Text(f"{call.name} {id(asyncio.current_task())}"),))
+
+
+def test_a_quick_tool_is_called_on_the_task_that_drives_its_run() -> None:
+    """Others of its turn go on beside it, and all answers come in order."""
+    names = ("rooms-book", "rooms-free", "rooms-book", "rooms-free")
+
+    def model(seen: Seen) -> Reply:
+        uses = [(name, {}) for name in names]
+        return calls(*uses) if seen.iteration == 1 else says("done")
+
+    tools = {"rooms": HalfQuick()}
+    run, log = played("async", ScriptedBackend(forever=model), tools=tools)
+    told = [block.content[0].text.split() for block in log[2].content]
+    assert [f"rooms-{name}" for name, _ in told] == list(names)
+    (drive, one), (again, other) = (told[0][1], told[1][1]), (told[2][1], told[3][1])
+    assert drive == again
+    assert len({drive, one, other}) == 3
+    assert run.status == "completed"
+
+
+def test_a_quick_tool_that_raises_is_told_to_the_model() -> None:
+    """As one that is not quick is, whatever it raises."""
+
+    def broken(call: ToolCall) -> ToolAnswer:
+        raise ConnectionError("no line")
+
+    tools = {"rooms": HalfQuick()}
+    tools["rooms"].call = broken  # type: ignore[method-assign]
+    run, log = played("async", ScriptedBackend(forever=booking(2)), tools=tools)
+    assert run.status == "completed"
+    assert all(
+        b.is_error and "ConnectionError" in b.content[0].text for b in log[2].content
+    )
+
+
 LISTED = {
     "nothing": lambda limit: None,
     "a list of names": lambda limit: ["book"],

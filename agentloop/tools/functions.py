@@ -94,9 +94,7 @@ class FunctionTools:
             self._tools[prepared.name] = prepared
         self._offers = tuple(prepared.offer for prepared in self._tools.values())
         self.quick = frozenset(
-            prepared.name
-            for prepared in self._tools.values()
-            if prepared.options.inline and not prepared.is_async
+            name for name, found in self._tools.items() if found.options.inline
         )
         self._workers = Workers(threads)
         # Threads end with the last reference, also when nobody called `close`.
