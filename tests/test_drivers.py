@@ -3,11 +3,12 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
 
-from agentloop import AgentLoop
+from agentloop import AgentLoop, tool
 from agentloop.core.catalog import Failure
 from agentloop.core.content import Message, Text
 from agentloop.core.history import problems
@@ -125,19 +126,55 @@ def test_a_quick_tool_is_called_on_the_task_that_drives_its_run() -> None:
     assert run.status == "completed"
 
 
-def test_a_quick_tool_that_raises_is_told_to_the_model() -> None:
+@pytest.mark.parametrize("error", [ConnectionError, asyncio.CancelledError])
+def test_a_quick_tool_that_raises_is_told_to_the_model(
+    error: type[BaseException],
+) -> None:
     """As one that is not quick is, whatever it raises."""
 
     def broken(call: ToolCall) -> ToolAnswer:
-        raise ConnectionError("no line")
+        raise error("no line")
 
     tools = {"rooms": HalfQuick()}
     tools["rooms"].call = broken  # type: ignore[method-assign]
     run, log = played("async", ScriptedBackend(forever=booking(2)), tools=tools)
     assert run.status == "completed"
     assert all(
-        b.is_error and "ConnectionError" in b.content[0].text for b in log[2].content
+        b.is_error and error.__name__ in b.content[0].text for b in log[2].content
     )
+
+
+@pytest.mark.parametrize("quick", [None, "book", 7])
+def test_what_is_no_set_of_names_makes_nothing_quick(quick: Any) -> None:
+    """A server that has something else by that name is called as ever."""
+    server = HalfQuick()
+    server.quick = quick
+    server.acall = None  # type: ignore[assignment, method-assign]
+    run, _ = played(
+        "async", ScriptedBackend(forever=booking(2)), tools={"rooms": server}
+    )
+    assert (run.status, len(server.calls)) == ("completed", 2)
+
+
+@both_faces
+def test_what_a_tool_sets_in_its_context_is_not_for_the_next_run(face: str) -> None:
+    """It may be of another user, on the same thread or task."""
+    user: ContextVar[str] = ContextVar("user", default="nobody")
+    seen: list[str] = []
+
+    @tool(inline=True)
+    def book() -> str:
+        """Book for whoever is told by the context."""
+        seen.append(user.get())
+        user.set("alice")
+        return "booked"
+
+    backend = ScriptedBackend(forever=booking(1))
+    with FACES[face](backend, tools={"rooms": [book]}) as loop:
+        for _ in range(2):
+            made = loop.create_conversation(defaults=DEFAULTS, scope=SCOPE)
+            assert loop.run(made.id, "Hi", scope=SCOPE).status == "completed"
+    assert seen == ["nobody", "nobody"]
 
 
 LISTED = {

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -21,12 +22,15 @@ class Watched(MemoryStore):
         super().__init__()
         self.asked = 0
         self.away = False
+        self.broken: Callable[[threading.Thread], bool] | None = None
         self._counting = threading.Lock()
 
     def claim(self, request: ClaimRequest) -> Claim | None:
         """A claim as ever, counted."""
         with self._counting:
             self.asked += 1
+        if self.broken and self.broken(threading.current_thread()):
+            raise RuntimeError("what no store may raise")
         if self.away:
             raise StoreUnavailableError("out of reach")
         return super().claim(request)
@@ -47,6 +51,12 @@ def started(loop: AgentLoop, runs: int) -> list[str]:
         ).id
         for _ in range(runs)
     ]
+
+
+def asked_for_themselves(store: Watched, n: int) -> None:
+    """Wait until `n` threads have found nothing."""
+    while store.asked < n:
+        time.sleep(0.01)
 
 
 def ended(loop: AgentLoop, ids: list[str]) -> bool:
@@ -83,53 +93,64 @@ def test_what_another_process_starts_wakes_as_many_as_it_needs() -> None:
     store, together = Watched(), threading.Barrier(6)
 
     def reply(_: Any) -> Any:
-        together.wait(20)  # passed only when six runs are driven side by side
+        together.wait(8)  # passed only when six runs are driven side by side
         return says("done")
 
-    elsewhere = AgentLoop(model(), store)
     backend = ScriptedBackend(forever=reply)
-    with AgentLoop(backend, store) as loop, loop.worker(6, poll=0.3) as worker:
+    with (
+        AgentLoop(model(), store) as elsewhere,
+        AgentLoop(backend, store) as loop,
+        loop.worker(6, poll=2),
+    ):
+        asked_for_themselves(store, 6)
         ids = started(elsewhere, 6)
-        while not ended(loop, ids):
-            time.sleep(0.01)
-        assert worker.alive
-    elsewhere.close()
+        runs = [loop.wait(id_, scope=SCOPE, timeout=60) for id_ in ids]
+        assert [run.status for run in runs] == ["completed"] * 6
+
+
+class Meeting:
+    """A model that answers when six are asked at once."""
+
+    name = "meeting"
+
+    def __init__(self) -> None:
+        self._script = model()
+        self._arrived = 0
+        self._all = asyncio.Event()
+
+    def check(self, *_: Any) -> None:
+        """Everything will do."""
+
+    def session(self, setup: Any) -> "Meeting":
+        """This very model."""
+        self._inner = self._script.session(setup)
+        return self
+
+    def request(self, *args: Any) -> bytes:
+        """What the script would send."""
+        return self._inner.request(*args)
+
+    async def ainfer(self, *args: Any) -> Any:
+        """Wait for the others."""
+        self._arrived += 1
+        if self._arrived == 6:
+            self._all.set()
+        async with asyncio.timeout(8):
+            await self._all.wait()
+        return self._inner.infer(*args)
 
 
 @pytest.mark.asyncio
 async def test_tasks_wake_each_other_for_the_runs_of_another_process() -> None:
     """On an event loop, too, one look is enough for all that is due."""
-    store, arrived = Watched(), 0
-
-    class Meeting:
-        name = "meeting"
-
-        def __init__(self) -> None:
-            self._script = model()
-
-        def check(self, *_: Any) -> None:
-            return None
-
-        def session(self, setup: Any) -> Any:
-            inner = self._script.session(setup)
-
-            class Session:
-                request = inner.request
-
-                async def ainfer(self, *args: Any) -> Any:
-                    nonlocal arrived
-                    arrived += 1
-                    while arrived < 6:
-                        await asyncio.sleep(0.005)
-                    return inner.infer(*args)
-
-            return Session()
-
+    store = Watched()
     with AgentLoop(model(), store) as elsewhere:
-        async with AsyncAgentLoop(Meeting(), store) as loop, loop.worker(6, poll=0.3):
-            ids = started(elsewhere, 6)
-            while not ended(elsewhere, ids):
+        async with AsyncAgentLoop(Meeting(), store) as loop, loop.worker(6, poll=2):
+            while store.asked < 6:
                 await asyncio.sleep(0.01)
+            ids = started(elsewhere, 6)
+            runs = [await loop.wait(id_, scope=SCOPE, timeout=60) for id_ in ids]
+            assert [run.status for run in runs] == ["completed"] * 6
 
 
 def test_starts_that_nobody_could_take_leave_no_errands() -> None:
@@ -155,3 +176,38 @@ def test_a_store_that_comes_back_is_noticed_by_all() -> None:
             while worker.cut_off:
                 time.sleep(0.005)
             assert worker.alive
+
+
+def test_a_store_that_fails_strangely_is_asked_less_and_less() -> None:
+    """Each time a thread waits twice as long, whatever the others do meanwhile."""
+    store, began = Watched(), time.monotonic()
+    store.broken = lambda thread: True
+    with AgentLoop(model(), store) as loop, loop.worker(1, poll=0.02) as worker:
+        while store.asked < 6:  # after 0.04, 0.08 ... 0.64 seconds
+            time.sleep(0.01)
+        assert time.monotonic() - began > 0.04 + 0.08 + 0.16 + 0.32 + 0.64
+        assert not worker.alive
+
+
+@pytest.mark.asyncio
+async def test_so_it_is_on_an_event_loop() -> None:
+    """The task that looks out for others does not wake one that waits for a store."""
+    store, began = Watched(), time.monotonic()
+    store.broken = lambda thread: True
+    async with AsyncAgentLoop(model(), store) as loop, loop.worker(1, poll=0.02):
+        while store.asked < 6:
+            await asyncio.sleep(0.01)
+        assert time.monotonic() - began > 0.04 + 0.08 + 0.16 + 0.32 + 0.64
+
+
+def test_a_thread_that_waits_for_its_store_takes_no_hint_from_the_others() -> None:
+    """What is due is driven by whoever can, while one has a connection that is dead."""
+    store = Watched()
+    store.broken = lambda thread: thread.name == "agentloop-worker-0"
+    backend = ScriptedBackend(forever=lambda _: says("done"))
+    with AgentLoop(backend, store) as loop, loop.worker(3, poll=0.05):
+        asked_for_themselves(store, 3)
+        for _ in range(30):
+            (id_,) = started(loop, 1)
+            while not ended(loop, [id_]):
+                time.sleep(0.002)

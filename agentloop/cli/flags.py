@@ -77,7 +77,6 @@ MaxStreams = Annotated[
 ConfigFile = Annotated[
     str,
     typer.Argument(
-        metavar="CONFIG",
         help="A JSON file: defaults (with a model), and optionally name, "
         "system_prompt. With --conversation it is not read; give '-'.",
     ),

@@ -1,7 +1,8 @@
 """A loop for a process that nobody watches, from its flags: `serve` and `worker`."""
 
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from attrs import asdict, astuple, frozen
@@ -10,11 +11,14 @@ from agentloop.cli import backends, parts
 from agentloop.http.logs import log_run_event
 from agentloop.ports import ServerDirectory, Store, StoreUnavailableError
 from agentloop.runtime.face import AgentLoop
+from agentloop.stores.versions import SchemaVersionError
 
 RUN_TIMEOUT, ATTEMPT_TIMEOUT, TOOL_TIMEOUT = 900.0, 300.0, 120.0
 """What holds a worker of a server that nobody watches, unless a flag says otherwise."""
 OTHERS = ("uvicorn", "asyncio")
 """Libraries below ours that have something to say when things go wrong."""
+PATIENCE = 2.0
+"""Seconds for a store to say, before anything is served, which schema it has."""
 
 
 @frozen
@@ -75,13 +79,27 @@ class Wanted:
 def _check_schema(store: Store) -> None:
     """Refuse a store whose tables are missing or of another release.
 
-    One that is away now may be there later, and is waited for.
+    One that is away now, or slow to say so, may be there later, and is waited for by
+    whoever needs it.
 
     Raises:
         SchemaVersionError: it was not migrated.
     """
-    with suppress(StoreUnavailableError):
-        store.ping()
+    refused: list[SchemaVersionError] = []
+
+    def look() -> None:
+        try:
+            store.ping()
+        except StoreUnavailableError:
+            return
+        except SchemaVersionError as error:
+            refused.append(error)
+
+    looking = threading.Thread(target=look, name="agentloop-schema", daemon=True)
+    looking.start()
+    looking.join(PATIENCE)
+    for error in refused:
+        raise error
 
 
 def _directory(allow_private: bool) -> ServerDirectory | None:

@@ -10,8 +10,10 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from contextvars import copy_context
 from typing import Any, Protocol, TypeVar
 
+from agentloop.core.phases import Call
 from agentloop.ports import LeaseLostError, RunRow, StoreUnavailableError
 from agentloop.runtime.desk import Desk, EffectId, Happened, effect_id
 from agentloop.runtime.narrate import Effect
@@ -157,11 +159,14 @@ async def _until_finished(
 def _done(
     desk: Desk, effect: Effect, begin: Callable[[Effect], None]
 ) -> tuple[Performed, ...]:
-    """What came of an effect that is quick; any other is begun."""
-    if desk.performer.is_quick(effect):
-        return (perform_here(desk.performer, effect),)
-    begin(effect)
-    return ()
+    """What came of a call that is quick; any other effect is begun."""
+    if not (isinstance(effect, Call) and desk.performer.is_quick(effect)):
+        begin(effect)
+        return ()
+    try:  # in a context of its own, as a task has one
+        return (copy_context().run(perform_here, desk.performer, effect),)
+    except asyncio.CancelledError as error:  # the tool's own: nothing is awaited here
+        return (desk.performer.tool_crashed(effect, error),)
 
 
 async def _release(desk: Desk, call: StoreCall) -> None:

@@ -27,6 +27,7 @@ class AsyncWorker:
         self._n = n
         self._poll = poll
         self._stopping = False
+        self._over = asyncio.Event()
         self._hints = 0
         self._due = asyncio.Semaphore(0)
         self._more = False
@@ -48,7 +49,8 @@ class AsyncWorker:
     @property
     def alive(self) -> bool:
         """Whether every task is there and at work; see `Worker.alive`."""
-        there = bool(self._tasks) and not any(task.done() for task in self._tasks)
+        tasks = [*self._tasks, self._lookout] if self._lookout else []
+        there = bool(tasks) and not any(task.done() for task in tasks)
         return there and not self._failing
 
     @property
@@ -69,6 +71,7 @@ class AsyncWorker:
         for its model ends when the answer is stored. Runs that others drive go on.
         """
         self._stopping = True
+        self._over.set()
         for mailbox in self._driving:
             mailbox.stop()
         for _ in self._tasks:
@@ -94,7 +97,7 @@ class AsyncWorker:
                 log.warning(
                     "run %s was taken over by another worker", lost, extra=about
                 )
-                busy = True
+                busy, failures = True, 0
             except StoreUnavailableError as error:
                 log.warning("the store is unavailable: %s", error)
                 busy, cut_off = False, True
@@ -150,10 +153,7 @@ class AsyncWorker:
 
     async def _recover(self, failures: int) -> None:
         """Let a store be that failed, longer and longer when it does so strangely."""
-        if self._stopping:
-            return
         span = self._poll * min(2**failures, MOST_PATIENCE)
         with suppress(TimeoutError):
             async with asyncio.timeout(span):
-                await self._due.acquire()
-                self._hints -= 1
+                await self._over.wait()

@@ -8,6 +8,7 @@ holds its result.
 """
 
 from concurrent.futures import Executor
+from contextvars import copy_context
 
 from agentloop.ports import RunRow
 from agentloop.runtime.desk import Desk
@@ -60,7 +61,8 @@ def _go_on(desk: Desk, mailbox: Mailbox, pool: Executor) -> None:
     desk.commit()
     ready = desk.ready()
     if ready and desk.alone and desk.performer.keeps_time(ready[0]):
-        done = perform(desk.performer, ready[0])
+        # In a context of its own: what a tool sets there is not for the next run.
+        done = copy_context().run(perform, desk.performer, ready[0])
         desk.take([done, *mailbox.take(0.0)])
     else:
         for effect in ready:

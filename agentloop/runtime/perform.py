@@ -8,7 +8,7 @@ against their contract becomes a failure of the run, never of the worker.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, TypeAlias
@@ -228,12 +228,10 @@ class Performer:
             abandoned=self.abandoned,
         )
 
-    def is_quick(self, effect: Effect) -> bool:
-        """Whether an effect may be performed where the run is driven, come what may."""
-        if not isinstance(effect, Call):
-            return False
-        server = self.drive.servers[effect.route.alias]
-        return effect.route.tool in getattr(server, "quick", ())
+    def is_quick(self, call: Call) -> bool:
+        """Whether a call may be made right where its run is driven."""
+        quick = getattr(self.drive.servers[call.route.alias], "quick", None)
+        return isinstance(quick, Set) and call.route.tool in quick
 
     def keeps_time(self, effect: Effect) -> bool:
         """Whether an effect ends in time by itself: then one thread is enough.

@@ -34,6 +34,7 @@ class Worker:
         self._poll = poll
         self._changed = threading.Condition()
         self._stopping = False
+        self._over = threading.Event()
         self._hints = 0
         self._watched = False
         self._more = False
@@ -96,6 +97,7 @@ class Worker:
         until = None if timeout is None else monotonic() + timeout
         with self._changed:
             self._stopping = True
+            self._over.set()
             for mailbox in self._driving:
                 mailbox.stop()
             self._changed.notify_all()
@@ -116,7 +118,7 @@ class Worker:
                 log.warning(
                     "run %s was taken over by another worker", lost, extra=about
                 )
-                busy = True
+                busy, failures = True, 0
             except StoreUnavailableError as error:
                 log.warning("the store is unavailable: %s", error)
                 busy, cut_off = False, True
@@ -191,5 +193,4 @@ class Worker:
     def _recover(self, failures: int) -> None:
         """Let a store be that failed, longer and longer when it does so strangely."""
         span = self._poll * min(2**failures, MOST_PATIENCE)
-        with self._changed:
-            self._changed.wait_for(lambda: self._stopping, span)
+        self._over.wait(span)

@@ -9,7 +9,6 @@ follows it may hang on it, and writing it back unread would pass that on as know
 """
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any, Final, assert_never
 
 from attrs import evolve, frozen
@@ -282,9 +281,8 @@ def setup_text(setup: StoredSetup) -> str:
     return versioned(to_json(setup))
 
 
-@lru_cache(maxsize=64)  # the runs of one config have one setup, read at each resume
 def setup_from(text: str) -> StoredSetup:
-    """The setup of a run; equal texts may give the same value.
+    """The setup of a run.
 
     Raises:
         WireError: it is damaged or newer than this library.
