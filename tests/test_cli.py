@@ -7,7 +7,7 @@ import sys
 import threading
 import types
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
@@ -17,12 +17,14 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from agentloop.cli import parts, unattended
 from agentloop.cli.app import app
 from agentloop.cli.render import Progress
 from agentloop.core.catalog import CATALOG
-from agentloop.core.run import RunEvent
+from agentloop.core.run import RunEvent, Scope
 from agentloop.ports import ClaimRequest
 from agentloop.runtime.face import AgentLoop
+from agentloop.stores.memory import MemoryStore
 from agentloop.stores.sqlite import SQLiteStore
 from agentloop.testing.fake_bedrock import FakeBedrock, calls, says
 from agentloop.testing.fake_snowflake import FakeSnowflake, Rows, forbids, over_budget
@@ -694,3 +696,32 @@ def test_ctrl_c_gives_the_run_back_and_says_how_to_go_on(
     assert claim is not None
     assert is_idle(claim.header or "")
     assert "slept" in claim.messages[-1]
+
+
+class Silent(MemoryStore):
+    """A store that does not answer before it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = threading.Event()
+
+    def ping(self) -> None:
+        """Wait."""
+        self.answers.wait()
+
+
+def test_a_store_that_says_nothing_holds_up_no_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What serves listens all the same, and tells itself that it has no store."""
+    store, script = Silent(), tmp_path / "script.json"
+    script.write_text("[]")
+    monkeypatch.setattr(unattended, "PATIENCE", 0.05)
+    monkeypatch.setattr(parts, "open_store", lambda url: nullcontext(store))
+    model = unattended.Model(f"script:{script}", None, None, None)
+    bounds = unattended.Bounds(1.0, 1.0, 1.0, 1.0)
+    wanted = unattended.Wanted("silent", model, None, False, bounds)
+    with wanted.loop() as loop:
+        assert loop.list_conversations(scope=Scope(1, 1)).records == ()
+        assert not store.answers.is_set()
+    store.answers.set()
