@@ -207,16 +207,17 @@ def test_joined_results() -> None:
 
 
 def test_reused_ids() -> None:
-    """An id that an earlier turn used is matched against its own turn only."""
+    """An id that an earlier turn used is matched in its own turn, and sent as new."""
     log = [user("a")]
-    for text in ("one", "two"):
-        log += [said(use("t1")), results(result("t1", text))]
+    for id_, text in (("t1", "one"), ("t1_2", "two"), ("t1", "three")):
+        log += [said(use(id_)), results(result(id_, text))]
     body, notes = body_of(*log)
-    found = [
-        turn["content"][0]["toolResult"]["content"][0]["text"]
-        for turn in legal(body, CLAUDE)["messages"][2::2]
-    ]
-    assert (found, notes) == (["one", "two"], ())
+    turns = legal(body, CLAUDE)["messages"]
+    heard = [turn["content"][0]["toolResult"] for turn in turns[2::2]]
+    told = [turn["content"][0]["toolUse"]["toolUseId"] for turn in turns[1::2]]
+    assert [each["content"][0]["text"] for each in heard] == ["one", "two", "three"]
+    assert [each["toolUseId"] for each in heard] == told == ["t1", "t1_2", "t1_3"]
+    assert notes == ("the id 't1' of an earlier call became 't1_3'",)
 
 
 # ---------------------------------------------------------------- blocks

@@ -290,7 +290,14 @@ CASES = (
         "result-ids-repeat",
         "The toolResult blocks at messages.2.content contain duplicate Ids: t1",
         looped(user(result(), result())),
+        looped(user(result()), assistant(use("t2")), user(result("t2"))),
+    ),
+    Case(
+        "use-ids-known",
+        "The model returned the following errors: messages.3.content.0: `tool_use` ids "
+        "must be unique",
         looped(user(result()), assistant(use()), user(result())),
+        looped(user(result()), assistant(use("t2")), user(result("t2"))),
     ),
     Case(
         "results-exceed-uses",

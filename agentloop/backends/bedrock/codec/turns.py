@@ -7,8 +7,9 @@ is new since the last. The open turn is encoded when it is asked for.
 What holds for every history by construction: the first turn is the user's; roles
 alternate; the results of all calls of a turn, the server's and the caller's, stand in
 call order at the start of the next user turn, each call answered once and nothing else
-answered; no turn is empty; a document has a text beside it; reasoning stands first;
-the last turn is the user's. Whatever had to be added or dropped for that is noted.
+answered; no id of a call comes twice; no turn is empty; a document has a text beside
+it; reasoning stands first; the last turn is the user's. Whatever had to be added or
+dropped for that is noted.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,7 @@ from typing import Final
 from agentloop.backends.bedrock.capabilities import Capabilities
 from agentloop.backends.bedrock.codec.blocks import Blocks, Wire, as_botocore
 from agentloop.backends.bedrock.codec.names import Names
+from agentloop.backends.common.call_ids import CallIds
 from agentloop.core.content import (
     Block,
     Message,
@@ -56,6 +58,7 @@ class Turns:
         self._said: list[Block] = []
         self._heard: list[Block] = []
         self._calls: tuple[ToolUse, ...] = ()
+        self._ids = CallIds(self.note)
         self._loop_reasoned = True
         self._open: bytes | None = None
         self._names_before: dict[str, int] = {}
@@ -115,7 +118,8 @@ class Turns:
     def _close_assistant_turn(self) -> None:
         """Encode what the model said; its calls are open from now on."""
         content = self._first_reasoning(self._said)
-        parts = [part for block in content if (part := self.blocks.said(block))]
+        told = self._ids.of_turn(content)
+        parts = [part for block in told if (part := self.blocks.said(block))]
         self._closed.append(_turn("assistant", parts or [self._filler(NOTHING)]))
         self._calls = tuple(b for b in content if isinstance(b, ToolUse))
         self._remember_tools(content)
@@ -173,7 +177,7 @@ class Turns:
             self.note(f"the call {use.tool_use_id[:80]!r} had no result; one was added")
             why = "no result was recorded"
             found = error_result(use.tool_use_id, NOT_EXECUTED, why)
-        return self.blocks.tool_result(found)
+        return self.blocks.tool_result(self._ids.following(found))
 
     def _with_text(self, rest: list[Wire]) -> list[Wire]:
         if any("text" in part for part in rest) or not any(

@@ -13,11 +13,9 @@ user's. Whatever had to be added or dropped for that is noted.
 """
 
 from collections.abc import Iterable, Sequence
-from itertools import count
-from typing import Protocol, TypeVar
+from typing import Protocol
 
-from attrs import evolve
-
+from agentloop.backends.common.call_ids import CallIds
 from agentloop.backends.cortex.codec.wording import GO_ON, NOTHING, OPENING, Notes
 from agentloop.core.content import (
     Block,
@@ -27,8 +25,6 @@ from agentloop.core.content import (
     ToolUse,
 )
 from agentloop.core.history import NOT_EXECUTED, error_result
-
-B = TypeVar("B", bound=Block)
 
 
 class Writer(Protocol):
@@ -65,8 +61,7 @@ class Turns:
         self._said: list[Block] = []
         self._heard: list[Block] = []
         self._calls: tuple[ToolUse, ...] = ()
-        self._ids: set[str] = set()
-        self._renamed: dict[str, str] = {}
+        self._ids = CallIds(notes.add)
         self._loop_reasoned = True
         self._open: bytes | None = None
 
@@ -109,7 +104,7 @@ class Turns:
     def _close_assistant_turn(self) -> None:
         """Encode what the model said; its calls are open from now on."""
         content = self._once(self._first_reasoning(self._said))
-        self._closed.append(self._writer.said(self._distinct(content)))
+        self._closed.append(self._writer.said(self._ids.of_turn(content)))
         self._calls = tuple(b for b in content if isinstance(b, ToolUse))
         self.tool_names.update((use.name, None) for use in self._calls)
         if not self._answering:
@@ -140,7 +135,7 @@ class Turns:
                 continue
             given[block.tool_use_id] = block
         found = [given.get(u.tool_use_id) or self._missing(u) for u in self._calls]
-        return [self._following(result) for result in found]
+        return [self._ids.following(result) for result in found]
 
     def _missing(self, use: ToolUse) -> ToolResult:
         id_ = use.tool_use_id
@@ -165,33 +160,6 @@ class Turns:
                 ids.add(block.tool_use_id)
             kept.append(block)
         return kept
-
-    def _distinct(self, said: list[Block]) -> list[Block]:
-        """The blocks with ids that no turn before has; Claude refuses a second.
-
-        Ids are unique within a turn and nowhere else: providers count anew, and a
-        conversation may have been continued by another one.
-        """
-        self._renamed = {}
-        for block in said:
-            if isinstance(block, ToolUse):
-                self._ids.add(self._new_id(block.tool_use_id))
-        return [self._following(block) for block in said]
-
-    def _new_id(self, id_: str) -> str:
-        if id_ not in self._ids:
-            return id_
-        known = (f"{id_}_{number}" for number in count(2))
-        self._renamed[id_] = found = next(one for one in known if one not in self._ids)
-        self._notes.add(f"the id {id_[:80]!r} of an earlier call became {found[:80]!r}")
-        return found
-
-    def _following(self, block: B) -> B:
-        """A call or its result under the id that it has on the wire."""
-        if not isinstance(block, ToolUse | ToolResult):
-            return block
-        found = self._renamed.get(block.tool_use_id)
-        return block if found is None else evolve(block, tool_use_id=found)
 
     def _first_reasoning(self, said: list[Block]) -> list[Block]:
         """Reasoning leads its turn; Claude refuses a turn where it follows."""

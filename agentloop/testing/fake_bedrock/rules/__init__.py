@@ -103,6 +103,7 @@ RULES: Final = (
     Rule("choice-unknown", tools.choice_known, inferred=True),
     Rule("schema-root-composed", tools.no_root_composition),
     Rule("results-not-first", tools.results_stand_first),
+    Rule("use-ids-known", tools.use_ids_new),
     Rule("images-many", media.images_few),
     Rule("image-large", media.images_small),
     Rule("image-wide", media.images_narrow),

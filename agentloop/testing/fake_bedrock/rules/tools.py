@@ -108,6 +108,16 @@ def results_stand_alone(ask: Ask) -> Iterator[str]:
             )
 
 
+def use_ids_new(ask: Ask) -> Iterator[str]:
+    """For Claude, the id of a call is new in its conversation."""
+    known: set[str] = set()
+    for turn in ask.turns if ask.model.anthropic else ():
+        for block in turn.kind("toolUse"):
+            if block.tool_use_id in known:
+                yield f"{MODEL_SAYS}{block.path}: `tool_use` ids must be unique"
+        known.update(turn.ids("toolUse"))
+
+
 def results_stand_first(ask: Ask) -> Iterator[str]:
     """For Claude, tool results come before any text of their turn."""
     if not ask.model.anthropic:
