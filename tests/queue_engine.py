@@ -8,6 +8,7 @@ two workers that play the same one are kept apart by the store.
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,11 +31,16 @@ class Table:
 
     def __init__(self, folder: str) -> None:
         self._file = f"{folder}/queue.db"
-        with self._opened() as db:
-            db.execute(
-                "CREATE TABLE IF NOT EXISTS queue"
-                " (run TEXT PRIMARY KEY, company INT, woken INT, done INT)"
-            )
+        # With a write-ahead log: a worker that is stopped while it reads would keep
+        # everybody from writing. And a connection stays, for the last one to close
+        # locks the file.
+        self._kept = sqlite3.connect(self._file, timeout=30, check_same_thread=False)
+        weakref.finalize(self, self._kept.close)
+        self._kept.execute("PRAGMA journal_mode = WAL").fetchall()
+        self.run(
+            "CREATE TABLE IF NOT EXISTS queue"
+            " (run TEXT PRIMARY KEY, company INT, woken INT, done INT)"
+        )
 
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
