@@ -2,7 +2,8 @@
 
 A server process (SQLite, worker inside, a model that takes 50 ms, 8 iterations a
 run) takes 200 runs from a client process, which polls them until all have ended. It
-serves the asynchronous face, or with `--face sync` what `agentloop serve` serves.
+serves what `agentloop serve` does, the asynchronous face and a model that cannot be
+awaited; with `--face async` the model can be, with `--face sync` threads drive.
 Printed: how they ended, answers of 5xx, the spread of `GET /agents/runs/{id}` while
 they ran, and the server's memory before, at the peak and after.
 """
@@ -34,6 +35,7 @@ from agentloop.testing.scripted import ScriptedBackend, Seen, calls, says
 ITERATIONS = 8
 MODEL_SECONDS = 0.05
 CONNECTIONS = 64
+WORKERS = 200
 
 
 def answer(seen: Seen) -> Any:
@@ -61,16 +63,26 @@ class SlowSession:
     def __init__(self, inner: Any) -> None:
         self._inner = inner
 
-    async def ainfer(self, command: Infer, job: JobContext, on_delta: Any) -> Inference:
-        await asyncio.sleep(MODEL_SECONDS)
-        return self._inner.infer(command, job, on_delta)
-
     def infer(self, command: Infer, job: JobContext, on_delta: Any) -> Inference:
         time.sleep(MODEL_SECONDS)
         return self._inner.infer(command, job, on_delta)
 
     def request(self, command: Infer, job: JobContext) -> bytes:
         return self._inner.request(command, job)
+
+
+class AwaitedModel(SlowModel):
+    """The same, for who can await it."""
+
+    def session(self, setup: SessionSetup) -> "AwaitedSession":
+        self._script.seen.clear()
+        return AwaitedSession(self._script.session(setup))
+
+
+class AwaitedSession(SlowSession):
+    async def ainfer(self, command: Infer, job: JobContext, on_delta: Any) -> Inference:
+        await asyncio.sleep(MODEL_SECONDS)
+        return self._inner.infer(command, job, on_delta)
 
 
 @tool(inline=True)
@@ -81,11 +93,12 @@ def note(text: str) -> str:
 
 def serve_here(file: str, face: str) -> None:
     store = SQLiteStore(file)
-    make = AsyncAgentLoop if face == "async" else AgentLoop
-    loop = make(SlowModel(), store, {"desk": [note]})
+    make = AgentLoop if face == "sync" else AsyncAgentLoop
+    model = AwaitedModel() if face == "async" else SlowModel()
+    loop = make(model, store, {"desk": [note]}, in_flight=WORKERS)
     serving = Serving(
         port=0,
-        workers=200,
+        workers=WORKERS,
         ready=lambda url: print(url, flush=True),
         drain_seconds=5,
         keep_alive=60,  # or an idle connection ends just when the client takes it
@@ -215,7 +228,7 @@ async def load(url: str, pid: int, runs: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=200)
-    parser.add_argument("--face", choices=("async", "sync"), default="async")
+    parser.add_argument("--face", choices=("serve", "async", "sync"), default="serve")
     parser.add_argument("--serve", metavar="FILE")
     given = parser.parse_args()
     if given.serve:

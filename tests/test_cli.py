@@ -721,7 +721,7 @@ def test_a_store_that_says_nothing_holds_up_no_start(
     model = unattended.Model(f"script:{script}", None, None, None)
     bounds = unattended.Bounds(1.0, 1.0, 1.0, 1.0)
     wanted = unattended.Wanted("silent", model, None, False, bounds)
-    with wanted.loop() as loop:
+    with wanted.loop(AgentLoop) as loop, loop:
         assert loop.list_conversations(scope=Scope(1, 1)).records == ()
         assert not store.answers.is_set()
     store.answers.set()

@@ -281,6 +281,55 @@ def test_a_drain_ends_in_the_stated_time(tmp_path: Path, face: str) -> None:
     assert [n for n, found in enumerate(outcomes, 1) if len(found) > 1] == [2]
 
 
+SILENT = """
+import asyncio
+import os
+import threading
+from agentloop import AsyncAgentLoop, Scope
+from agentloop.http import fixed_tokens
+from agentloop.http.serve import Serving, serve
+from agentloop.stores.memory import MemoryStore
+from agentloop.testing.scripted import ScriptedBackend
+
+class Silent(MemoryStore):
+    blocking = True
+
+    def checkpoint(self, *args):
+        print("asked", flush=True)
+        threading.Event().wait()
+
+    release = checkpoint
+
+async def start(loop):
+    scope = Scope(1, 1)
+    chosen = {"model": "m"}
+    talk = await loop.create_conversation(scope=scope, defaults=chosen)
+    await loop.start_run(talk.id, "hello", scope=scope)
+
+loop = AsyncAgentLoop(ScriptedBackend(), Silent())
+asyncio.run(start(loop))
+drained = serve(loop, fixed_tokens({}), Serving(port=0, workers=1, drain_seconds=0.2))
+print("drained" if drained else "left behind", flush=True)
+os._exit(0 if drained else 3)
+"""
+"""A program that serves over a store which no longer takes anything."""
+
+
+def test_a_drain_waits_for_no_silent_store() -> None:
+    """What the store owes an answer is left behind, like a long inference."""
+    with subprocess.Popen(
+        [sys.executable, "-c", SILENT], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "asked\n"
+            process.send_signal(signal.SIGTERM)
+            out, _ = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert (process.returncode, out) == (3, "asked\nleft behind\n")
+
+
 def get(url: str, path: str, token: str) -> int:
     """The status of an answer that is read to its end."""
     request = Request(url + path, None, {"Authorization": f"Bearer {token}"})

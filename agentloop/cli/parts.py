@@ -8,10 +8,10 @@ import importlib
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import typer
 
@@ -25,10 +25,10 @@ from agentloop.ports import (
     StoreUnavailableError,
 )
 from agentloop.runtime.callers import as_scope
-from agentloop.runtime.face import AgentLoop
 from agentloop.stores.versions import SchemaVersionError
 from agentloop.wire import Limits, WireError, parse
 
+Loop = TypeVar("Loop")
 STORE_HELP = (
     "Where to keep things: a file, sqlite:///FILE, postgresql://...,"
     " dynamodb://TABLE, or memory:"
@@ -140,11 +140,15 @@ def scope(company: int, user: int) -> Scope:
 
 
 def make_loop(
-    backend: Backend | None, store: Store, tools: dict[str, Any], **parts: Any
-) -> AgentLoop:
+    face: Callable[..., Loop],
+    backend: Backend | None,
+    store: Store,
+    tools: dict[str, Any],
+    **parts: Any,
+) -> Loop:
     """A loop of what the flags name; what it refuses to be made of ends the command."""
     try:
-        return AgentLoop(backend, store, tools, **parts)
+        return face(backend, store, tools, **parts)
     except (TypeError, ValueError) as error:
         stop(str(error))
 

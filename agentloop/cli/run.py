@@ -87,6 +87,7 @@ def _opened(options: Mapping[str, Any], tools: list[str]) -> Iterator[AgentLoop]
         parts.open_store(options["--store"]) as store,
         backends.choose(backend, endpoint_url, region, file) as chosen,
         parts.make_loop(
+            AgentLoop,
             chosen.default,
             store,
             parts.load_tools(tools),

@@ -3,8 +3,12 @@
 It answers requests and drives runs in one process; with `--concurrency 0` it only
 answers, and `agentloop worker` processes over the same store drive. With `--engine`
 it starts runs there, and those are the engine's workers.
+
+It serves the asynchronous face: what drives runs then takes turns with what answers
+requests, where as many threads would all be in the way of the one that answers.
 """
 
+import asyncio
 import os
 import re
 from contextlib import ExitStack
@@ -28,7 +32,7 @@ from agentloop.core.run import Scope
 from agentloop.http.auth import Authenticate, fixed_tokens, is_token
 from agentloop.http.logs import configure_logging
 from agentloop.http.options import HttpOptions
-from agentloop.runtime.face import AgentLoop
+from agentloop.runtime.aface import AsyncAgentLoop
 
 MAX_REQUESTS, MAX_STREAMS = 256, 1000
 """Requests wait for a few threads, streams for none: more of the latter may be open."""
@@ -75,11 +79,15 @@ def serve(
         bounds = Bounds(run_timeout, attempt_timeout, tool_timeout, seconds)
         wanted = Wanted(store, model, tools, allow_private_mcp, bounds)
         started_there = None if driving is None else driving.engine
-        seen_by = _visibility(visibility)
-        loop = wanted.loop(engine=started_there, visibility=seen_by)
+        making = wanted.loop(
+            AsyncAgentLoop,
+            engine=started_there,
+            visibility=_visibility(visibility),
+            in_flight=max(workers, 1),
+        )
         listening = _Listening(host, port, 0 if engine else workers, drain)
         limits = HttpOptions(max_requests=max_requests, max_streams=max_streams)
-        listening.serve(stack.enter_context(loop), callers, limits)
+        listening.serve(stack.enter_context(making), callers, limits)
 
 
 @frozen
@@ -92,9 +100,12 @@ class _Listening:
     drain: float
 
     def serve(
-        self, loop: AgentLoop, callers: Authenticate, limits: HttpOptions
+        self, loop: AsyncAgentLoop, callers: Authenticate, limits: HttpOptions
     ) -> None:
-        """Serve until a signal says to stop; ends the process when that takes long."""
+        """Serve until a signal says to stop, and close the loop.
+
+        Ends the process when that takes long.
+        """
         from agentloop.http.serve import Serving, serve
 
         serving = Serving(
@@ -110,6 +121,7 @@ class _Listening:
             parts.stop(f"cannot listen on {self.host}:{self.port}: {error}")
         if not drained:
             os._exit(1)  # a thread inside an inference would be waited for
+        asyncio.run(loop.close())
 
 
 def _tokens_of(given: list[str]) -> Authenticate:

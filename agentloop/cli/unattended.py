@@ -1,18 +1,18 @@
 """A loop for a process that nobody watches, from its flags: `serve` and `worker`."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from attrs import asdict, astuple, frozen
 
 from agentloop.cli import backends, parts
 from agentloop.http.logs import log_run_event
 from agentloop.ports import ServerDirectory, Store, StoreUnavailableError
-from agentloop.runtime.face import AgentLoop
 from agentloop.stores.versions import SchemaVersionError
 
+Loop = TypeVar("Loop")
 RUN_TIMEOUT, ATTEMPT_TIMEOUT, TOOL_TIMEOUT = 900.0, 300.0, 120.0
 """What holds a worker of a server that nobody watches, unless a flag says otherwise."""
 OTHERS = ("uvicorn", "asyncio")
@@ -52,8 +52,10 @@ class Wanted:
     bounds: Bounds
 
     @contextmanager
-    def loop(self, **more: Any) -> Iterator[AgentLoop]:
-        """The loop with its store and backends, closed at the end.
+    def loop(self, face: Callable[..., Loop], **more: Any) -> Iterator[Loop]:
+        """A loop with its store and backends, which are closed at the end.
+
+        `face` makes it, and who asked for it closes it.
 
         Raises:
             SchemaVersionError: the store was not migrated.
@@ -63,7 +65,8 @@ class Wanted:
             backends.choose(*astuple(self.model)) as chosen,
         ):
             _check_schema(store)
-            with parts.make_loop(
+            yield parts.make_loop(
+                face,
                 chosen.default,
                 store,
                 parts.load_tools(self.tools or []),
@@ -72,8 +75,7 @@ class Wanted:
                 observer=log_run_event,
                 **asdict(self.bounds),
                 **more,
-            ) as loop:
-                yield loop
+            )
 
 
 def _check_schema(store: Store) -> None:

@@ -18,6 +18,7 @@ from agentloop.cli.unattended import (
     Wanted,
 )
 from agentloop.http.logs import LOGGER, configure_logging
+from agentloop.runtime.face import AgentLoop
 
 
 def worker(
@@ -53,7 +54,7 @@ def worker(
         seconds = engines.lease(lease, driving)
         bounds = Bounds(run_timeout, attempt_timeout, tool_timeout, seconds)
         wanted = Wanted(store, model, tools, allow_private_mcp, bounds)
-        loop = stack.enter_context(wanted.loop())
+        loop = stack.enter_context(stack.enter_context(wanted.loop(AgentLoop)))
         asked = _asked_to_stop()
         pace = engines.Pace(at_once=concurrency, drain=0.8 * drain)
         working = stack.enter_context(engines.working(loop, driving, pace))

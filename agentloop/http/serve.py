@@ -34,6 +34,8 @@ from agentloop.runtime.face import AgentLoop
 
 Ready: TypeAlias = Callable[[str], object]
 _TICK = 0.05
+TO_GIVE_BACK = 1.0
+"""Seconds for a store to take runs back after the drain, or their leases run out."""
 BACKLOG = 2048
 """Connections that may wait to be accepted."""
 _ASKED_TO_END = (signal.SIGINT, signal.SIGTERM)
@@ -70,15 +72,24 @@ def serve(
 
     Returns:
         Whether everything ended within `drain_seconds`. If not, threads are still
-        inside an inference or a tool, and the interpreter would wait for those of
-        its pools: a program that must end then leaves by `os._exit`.
+        inside an inference, a tool or the store, and the interpreter would wait for
+        those of its pools: a program that must end then leaves by `os._exit`.
 
     Raises:
         OSError: the address cannot be listened on.
     """
     server = Server.over(loop, authenticate, serving, options)
     with _signals_to(server.stop):
-        return asyncio.run(server.run())
+        return _run(server)
+
+
+def _run(server: "Server") -> bool:
+    """As `asyncio.run`, which would wait for what a silent store never answers."""
+    runner = asyncio.Runner()
+    drained = runner.run(server.run())
+    if drained or not asyncio.all_tasks(runner.get_loop()):
+        runner.close()
+    return drained
 
 
 @contextmanager
@@ -179,6 +190,8 @@ class Server:
         self.application.streams.close()
         giving_back = asyncio.ensure_future(stack.aclose())
         drained = await _ended([answering, giving_back], self.serving.drain_seconds)
+        if not drained:
+            await _given_back()
         LOGGER.info("drained" if drained else "stopped before all was drained")
         return drained
 
@@ -215,6 +228,15 @@ async def _ended(tasks: "list[asyncio.Future[None]]", seconds: float) -> bool:
     for task in done:
         task.result()
     return not late
+
+
+async def _given_back() -> None:
+    """Cancel what is left on the event loop: drives, which give their runs back."""
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.wait(left, timeout=TO_GIVE_BACK)
 
 
 def _working(face: Face, n: int) -> "AbstractAsyncContextManager[object]":
