@@ -718,7 +718,7 @@ def test_a_store_that_says_nothing_holds_up_no_start(
     script.write_text("[]")
     monkeypatch.setattr(unattended, "PATIENCE", 0.05)
     monkeypatch.setattr(parts, "open_store", lambda url: nullcontext(store))
-    model = unattended.Model(f"script:{script}", None, None, None)
+    model = unattended.Model(f"script:{script}", None, None, None, 1)
     bounds = unattended.Bounds(1.0, 1.0, 1.0, 1.0)
     wanted = unattended.Wanted("silent", model, None, False, bounds)
     with wanted.loop(AgentLoop) as loop, loop:

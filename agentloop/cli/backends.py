@@ -9,7 +9,8 @@ A file (`--backends`) says the same for several data planes:
 
 An entry for Cortex may have the choices of `CortexBackend` that are data:
 `transport`, `emulate_tools`, `model_ids`, `options` and `capabilities` by model, and
-`max_in_flight`. Its connections are ours: another is opened when a login has run out.
+`max_in_flight`, which is else as many as there are runs at once. Its connections are
+ours: another is opened when a login has run out.
 """
 
 import warnings
@@ -54,15 +55,22 @@ class Chosen:
 
 @contextmanager
 def choose(
-    name: str, endpoint_url: str | None, region: str | None, file: str | None
+    name: str,
+    endpoint_url: str | None,
+    region: str | None,
+    file: str | None,
+    at_once: int = 1,
 ) -> Iterator[Chosen]:
-    """What `--backend`, or else `--backends`, asks for; connections end with it."""
+    """What `--backend`, or else `--backends`, asks for; connections end with it.
+
+    `at_once` is how many inferences there may be at once.
+    """
     with ExitStack() as stack:
         if file is None:
-            maker = Maker(stack, endpoint_url, region)
+            maker = Maker(stack, endpoint_url, region, at_once)
             yield Chosen(maker.make(name), {})
         else:
-            yield _from_file(file, Maker(stack, None, None))
+            yield _from_file(file, Maker(stack, None, None, at_once))
 
 
 def _from_file(file: str, maker: "Maker") -> Chosen:
@@ -89,12 +97,13 @@ class Maker:
     stack: ExitStack
     endpoint_url: str | None
     region: str | None
+    at_once: int
 
     def make(self, name: str) -> Backend:
         """The backend that one value names."""
         kind, _, rest = name.partition(":")
         if kind == "bedrock" and not rest:
-            return _bedrock(self.region, self.endpoint_url)
+            return self._bedrock(self.region, self.endpoint_url)
         if kind == "cortex":
             return self._cortex(f"--backend {name}", {"connection": rest or None})
         if kind != "script" or not rest:
@@ -115,11 +124,21 @@ class Maker:
             parts.stop(f"{place}.{strange[0]}: unknown key")
         match kind:
             case "bedrock":
-                return _bedrock(spec.get("region"), spec.get("endpoint_url"))
+                return self._bedrock(spec.get("region"), spec.get("endpoint_url"))
             case "cortex":
                 return self._cortex(place, spec)
             case _:
                 return _script(spec.get("file", ""))
+
+    def _bedrock(self, region: str | None, endpoint_url: str | None) -> Backend:
+        from agentloop.backends.bedrock import BedrockBackend
+
+        try:
+            return BedrockBackend(
+                endpoint_url=endpoint_url, region=region, max_in_flight=self.at_once
+            )
+        except (TypeError, ValueError) as error:
+            parts.stop(str(error))
 
     def _cortex(self, place: str, spec: Mapping[str, Any]) -> Backend:
         from agentloop.backends.cortex import CortexBackend
@@ -130,7 +149,7 @@ class Maker:
             self.stack.callback(connection.close)
             return connection
 
-        choices = _choices(place, spec)
+        choices = {"max_in_flight": self.at_once, **_choices(place, spec)}
         connection = connect(spec.get("connection"))
         self.stack.callback(connection.close)
         try:
@@ -163,15 +182,6 @@ def _values(place: str, value: Any, kind: type[Any]) -> Any:
         return load(value, kind, place)
     except WireError as error:
         parts.stop(f"{error.path}: {error.problem}")
-
-
-def _bedrock(region: str | None, endpoint_url: str | None) -> Backend:
-    from agentloop.backends.bedrock import BedrockBackend
-
-    try:
-        return BedrockBackend(endpoint_url=endpoint_url, region=region)
-    except (TypeError, ValueError) as error:
-        parts.stop(str(error))
 
 
 def connect(connection: str | Mapping[str, Any] | None) -> Any:

@@ -74,7 +74,8 @@ def serve(
         configure_logging(json=json_logs, also=OTHERS)
         place = engines.Asked(engine, address, namespace, task_queue, store)
         driving = stack.enter_context(engines.opened(place))
-        model = Model(backend, endpoint_url, region, backends_file)
+        at_once = max(workers, 1)
+        model = Model(backend, endpoint_url, region, backends_file, at_once)
         seconds = engines.lease(lease, driving)
         bounds = Bounds(run_timeout, attempt_timeout, tool_timeout, seconds)
         wanted = Wanted(store, model, tools, allow_private_mcp, bounds)
@@ -83,7 +84,7 @@ def serve(
             AsyncAgentLoop,
             engine=started_there,
             visibility=_visibility(visibility),
-            in_flight=max(workers, 1),
+            in_flight=at_once,
         )
         listening = _Listening(host, port, 0 if engine else workers, drain)
         limits = HttpOptions(max_requests=max_requests, max_streams=max_streams)

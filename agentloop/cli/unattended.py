@@ -29,6 +29,7 @@ class Model:
     endpoint_url: str | None
     region: str | None
     backends_file: str | None
+    at_once: int
 
 
 @frozen

@@ -50,7 +50,7 @@ def worker(
         configure_logging(json=json_logs, also=OTHERS)
         place = engines.Asked(engine, address, namespace, task_queue, store)
         driving = stack.enter_context(engines.opened(place))
-        model = Model(backend, endpoint_url, region, backends_file)
+        model = Model(backend, endpoint_url, region, backends_file, concurrency)
         seconds = engines.lease(lease, driving)
         bounds = Bounds(run_timeout, attempt_timeout, tool_timeout, seconds)
         wanted = Wanted(store, model, tools, allow_private_mcp, bounds)
