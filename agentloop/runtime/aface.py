@@ -62,7 +62,7 @@ from agentloop.runtime.watch import Watch
 log = logging.getLogger("agentloop")
 POLL = 0.25
 """Seconds between looks at a run that another process drives."""
-STORE_THREADS = 8
+STORE_THREADS = 16
 """How many store calls may be under way at once."""
 
 
