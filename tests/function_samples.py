@@ -13,6 +13,7 @@ from agentloop.core.catalog import Failure
 from agentloop.core.content import Text
 from agentloop.ports import ToolAnswer, ToolCall
 from agentloop.tools.functions import FunctionTools
+from tests.faces import SCOPE
 
 
 class Color(enum.Enum):
@@ -80,6 +81,7 @@ def call_of(name: str, timeout: float | None = None, **arguments: object) -> Too
     """A call as the loop makes it."""
     return ToolCall(
         run_id="run-1",
+        scope=SCOPE,
         effect_key="key-1",
         tool_use_id="use-1",
         name=name,

@@ -8,12 +8,14 @@ from typing import Any
 from agentloop.core.catalog import Failure
 from agentloop.core.content import Text
 from agentloop.ports import ToolAnswer, ToolCall
+from tests.faces import SCOPE
 
 
 def a_call(name: str = "t", timeout: float | None = 10.0, **arguments: Any) -> ToolCall:
     """A call of a tool."""
     return ToolCall(
         run_id="r",
+        scope=SCOPE,
         effect_key="effect-1",
         tool_use_id="u",
         name=name,

@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 from agentloop.core.catalog import BY_TYPE
+from agentloop.core.run import Scope
 from agentloop.stores.memory import MemoryStore
 from agentloop.testing.scripted import calls, says
 from agentloop.tools.mcp import McpDirectory, McpOptions, StdioServer
 from agentloop.wire import Limits
 from tests.http_examples import DOCS
-from tests.http_world import World, problem, slug, spec, world
+from tests.http_world import ALICE, World, problem, slug, spec, world
 from tests.servers.hostile_mcp import HostileServer, hostile_server
 from tests.servers.real_process import REAL, RealServer, real_server
 
@@ -676,10 +677,10 @@ def test_a_run_that_another_host_started_is_judged_again(
 
 
 def test_the_callers_token_is_not_passed_on(hostile: HostileServer, face: str) -> None:
-    """A server sees the host's credentials for it, and nothing of the caller's."""
+    """A server sees the host's credentials for it and the scope, and nothing else."""
 
-    def credentials(server: Any) -> dict[str, str]:
-        return {"authorization": f"Bearer for-{server.alias}"}
+    def credentials(server: Any, scope: Scope) -> dict[str, str]:
+        return {"authorization": f"Bearer {server.alias}-{scope.user_id}"}
 
     path = own("honest")
     options = directory(credentials=credentials)
@@ -688,5 +689,5 @@ def test_the_callers_token_is_not_passed_on(hostile: HostileServer, face: str) -
         run = served.run(served.conversation(mcp_servers=[server]))
         assert run["status"] == "completed"
     seen = [request for request in hostile.requests if request.path == f"/{path}"]
-    assert {r.headers["authorization"] for r in seen} == {"Bearer for-bad"}
+    assert {r.headers["authorization"] for r in seen} == {f"Bearer bad-{ALICE.user_id}"}
     assert not any("alice" in repr(request) for request in seen)

@@ -19,6 +19,7 @@ from msgspec import Meta
 from agentloop.core.catalog import Failure
 from agentloop.ports import ToolAnswer
 from agentloop.tools.functions import FunctionTools, Tool, ToolContext, tool
+from tests.faces import SCOPE
 from tests.function_samples import (
     Color,
     Guest,
@@ -602,10 +603,11 @@ def test_the_context_is_filled_in_and_not_shown() -> None:
     """A `ToolContext` parameter gets the effect key, and the model never sees it."""
 
     def pay(amount: int, context: ToolContext) -> str:
-        return f"{amount} {context.effect_key} {context.run_id} {context.tool_use_id}"
+        ids = f"{context.effect_key} {context.run_id} {context.tool_use_id}"
+        return f"{amount} {ids} {context.scope.user_id}"
 
     assert list(schema_of(pay)["properties"]) == ["amount"]
-    assert only_text(ask(pay, amount=3)) == "3 key-1 run-1 use-1"
+    assert only_text(ask(pay, amount=3)) == f"3 key-1 run-1 use-1 {SCOPE.user_id}"
     forged = ask(pay, amount=3, context={"effect_key": "mine"})
     assert isinstance(forged, Failure)
 

@@ -18,6 +18,7 @@ from attrs import define, evolve, field
 from agentloop.core.config import McpServer, ToolSpec
 from agentloop.core.content import Document, Image, Json, Text
 from agentloop.core.routing import Offer
+from agentloop.core.run import Scope
 from agentloop.ports import MissingExtraError, ToolAnswer
 from agentloop.tools.mcp import (
     McpDirectory,
@@ -30,6 +31,7 @@ from agentloop.tools.mcp import (
     system_resolver,
 )
 from agentloop.tools.mcp.errands import SHARE, Errands
+from tests.faces import SCOPE
 from tests.mcp_calls import a_call, after, failure_of, text_of, until
 from tests.servers import real_mcp
 from tests.servers.hostile_mcp import HostileServer, hostile_server
@@ -46,7 +48,7 @@ def real(request: pytest.FixtureRequest) -> Iterator[RealServer]:
 @pytest.fixture
 def tools(real: RealServer) -> Iterator[RemoteTools]:
     """The real server's tools, opened as for one run."""
-    opened = McpDirectory(McpOptions(allow_private=True)).open(real.config())
+    opened = McpDirectory(McpOptions(allow_private=True)).open(real.config(), SCOPE)
     yield opened
     opened.close()
 
@@ -193,9 +195,10 @@ def test_a_kill_during_calls(tools: RemoteTools, real: RealServer) -> None:
 def test_nothing_of_the_caller_is_forwarded(real: RealServer) -> None:
     """The server sees the host's headers for it, and no others but the protocol's."""
     options = McpOptions(
-        allow_private=True, credentials=lambda server: {"X-Key": f"for-{server.alias}"}
+        allow_private=True,
+        credentials=lambda server, _: {"X-Key": f"for-{server.alias}"},
     )
-    tools = McpDirectory(options).open(real.config("booking"))
+    tools = McpDirectory(options).open(real.config("booking"), SCOPE)
     answer = tools.call(a_call("headers"))
     tools.close()
     assert isinstance(answer, ToolAnswer)
@@ -243,7 +246,9 @@ def opened() -> Iterator[Any]:
     tools: list[RemoteTools] = []
 
     def open_(url: str, **changes: Any) -> RemoteTools:
-        one = McpDirectory(McpOptions(**changes)).open(McpServer(alias="far", url=url))
+        one = McpDirectory(McpOptions(**changes)).open(
+            McpServer(alias="far", url=url), SCOPE
+        )
         tools.append(one)
         return one
 
@@ -396,7 +401,7 @@ def test_one_hanging_callback_holds_nobody_else_up(
     """However many credentials are waited for, another server's are asked for."""
     release = threading.Event()
 
-    def credentials(server: McpServer) -> dict[str, str]:
+    def credentials(server: McpServer, scope: Scope) -> dict[str, str]:
         if "stuck" in str(server.url):
             release.wait(20)
         return {}
@@ -433,7 +438,7 @@ def test_when_no_thread_is_left_the_call_is_told(
     assert (unresolved.kind, unresolved.code) == ("mcp_server", "undelivered")
     assert "too many look-ups of other names do not end" in unresolved.message
     monkeypatch.setattr(http, "CALLBACKS", nobody)
-    asking = opened(url, allow_private=True, credentials=lambda server: {})
+    asking = opened(url, allow_private=True, credentials=lambda server, _: {})
     unasked = failure_of(asking.call(a_call()))
     assert (unasked.kind, unasked.code) == ("mcp_server", "undelivered")
     assert "was not asked: too many credentials callbacks" in unasked.message
@@ -571,7 +576,7 @@ def test_a_declared_catalog(opened: Any) -> None:
     """A catalog that the config declares is known without asking anyone."""
     spec = ToolSpec(name="book", input_schema={"type": "object"})
     server = McpServer(alias="far", url="https://example.com/", tools=(spec,))
-    assert McpDirectory().open(server).declared() == (Offer(spec),)
+    assert McpDirectory().open(server, SCOPE).declared() == (Offer(spec),)
     assert opened("https://example.com/").declared() is None
 
 
@@ -583,7 +588,7 @@ def test_the_thread_lives_as_long_as_its_users(hostile: HostileServer) -> None:
 
     directory = McpDirectory(McpOptions(allow_private=True))
     server = McpServer(alias="far", url=hostile.url("honest"))
-    one, two = directory.open(server), directory.open(server)
+    one, two = directory.open(server, SCOPE), directory.open(server, SCOPE)
     assert threads() == 0
     one.call(a_call())
     two.call(a_call())
@@ -599,7 +604,7 @@ def test_nothing_is_left_behind(hostile: HostileServer) -> None:
     directory = McpDirectory(McpOptions(allow_private=True))
 
     def run(name: str) -> None:
-        tools = directory.open(McpServer(alias="far", url=hostile.url(name)))
+        tools = directory.open(McpServer(alias="far", url=hostile.url(name)), SCOPE)
         tools.call(a_call(timeout=0.1 if name == "drip" else 5))
         tools.close()
 
@@ -624,15 +629,17 @@ import os, sys, warnings
 from agentloop.core.config import McpServer
 from agentloop.ports import ToolAnswer, ToolCall
 from agentloop.tools.mcp import McpDirectory, McpOptions
+from tests.faces import SCOPE
 
-call = ToolCall(run_id="r", effect_key="e", tool_use_id="u", name="t", arguments={{}})
+call = ToolCall(run_id="r", scope=SCOPE, effect_key="e", tool_use_id="u", name="t",
+                arguments={{}})
 directory = McpDirectory(McpOptions(allow_private=True, timeout=30))
 server = McpServer(alias="far", url="{hostile.url("honest")}")
-tools = directory.open(server)
+tools = directory.open(server, SCOPE)
 assert isinstance(tools.call(call), ToolAnswer)
 warnings.simplefilter("ignore")  # forking with threads is what is tried here
 if (child := os.fork()) == 0:
-    mine = directory.open(server)
+    mine = directory.open(server, SCOPE)
     assert isinstance(mine.call(call), ToolAnswer)
     mine.close()
     os._exit(0)

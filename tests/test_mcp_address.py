@@ -16,6 +16,7 @@ from agentloop.tools.mcp.address import (
     is_public,
     read_url,
 )
+from tests.faces import SCOPE
 
 PUBLIC = Policy()
 PRIVATE = Policy(allow_private=True)
@@ -480,7 +481,7 @@ def test_redirects_never_leave_https() -> None:
 def test_the_directory_refuses_by_policy(url: str) -> None:
     """Opening a forbidden server is the caller's mistake and says whose alias it is."""
     with pytest.raises(RequestError, match="'rooms'") as caught:
-        McpDirectory().open(McpServer(alias="rooms", url=url))
+        McpDirectory().open(McpServer(alias="rooms", url=url), SCOPE)
     assert caught.value.slug == "invalid-config"
     assert "a:b" not in str(caught.value)
 
@@ -488,4 +489,6 @@ def test_the_directory_refuses_by_policy(url: str) -> None:
 def test_a_server_without_a_url_is_refused() -> None:
     """The directory opens servers by URL only."""
     with pytest.raises(RequestError):
-        McpDirectory(McpOptions(allow_private=True)).open(McpServer(alias="rooms"))
+        McpDirectory(McpOptions(allow_private=True)).open(
+            McpServer(alias="rooms"), SCOPE
+        )

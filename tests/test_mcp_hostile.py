@@ -15,11 +15,13 @@ import pytest
 from agentloop.core.catalog import FailureKind
 from agentloop.core.config import McpServer
 from agentloop.core.content import Json, Text
+from agentloop.core.run import Scope
 from agentloop.ports import ToolAnswer
 from agentloop.tools.mcp import McpDirectory, McpOptions, RemoteTools, directory
 from agentloop.tools.mcp.envelope import scrub_values, secrets_in
 from agentloop.tools.mcp.server import Remote
 from agentloop.wire import Limits
+from tests.faces import SCOPE
 from tests.mcp_calls import a_call, failure_of, until
 from tests.servers.hostile_mcp import BAD_TOOLS, MIB, HostileServer, hostile_server
 
@@ -47,7 +49,7 @@ def opened(hostile: HostileServer) -> Iterator[Any]:
 
     def open_(name: str, **changes: Any) -> RemoteTools:
         server = McpServer(alias="bad", url=hostile.url(name))
-        tools.append(McpDirectory(options(**changes)).open(server))
+        tools.append(McpDirectory(options(**changes)).open(server, SCOPE))
         return tools[-1]
 
     yield open_
@@ -265,7 +267,7 @@ def test_a_big_answer_within_the_cap(hostile: HostileServer) -> None:
         {"content": [{"type": "text", "text": big}]}
     )
     tools = McpDirectory(McpOptions(allow_private=True)).open(
-        McpServer(alias="big", url=hostile.url("big"))
+        McpServer(alias="big", url=hostile.url("big")), SCOPE
     )
     assert tools.call(a_call()) == ToolAnswer((Text(big),))
     tools.close()
@@ -308,7 +310,7 @@ def test_a_forgotten_session(opened: Any, hostile: HostileServer) -> None:
 def test_a_session_is_used_and_ended(hostile: HostileServer) -> None:
     """Requests carry the session and its version, and closing ends it there."""
     tools = McpDirectory(options()).open(
-        McpServer(alias="bad", url=hostile.url("honest/ended"))
+        McpServer(alias="bad", url=hostile.url("honest/ended")), SCOPE
     )
     tools.call(a_call())
     tools.call(a_call())
@@ -425,7 +427,7 @@ def test_a_refused_connection() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     tools = McpDirectory(options()).open(
-        McpServer(alias="gone", url=f"http://127.0.0.1:{port}/")
+        McpServer(alias="gone", url=f"http://127.0.0.1:{port}/"), SCOPE
     )
     failure = failure_of(tools.call(a_call()))
     tools.close()
@@ -436,7 +438,7 @@ def test_a_refused_connection() -> None:
 def test_tls_to_a_server_without_it(hostile: HostileServer) -> None:
     """A TLS handshake that fails, or hangs, is a fault of the connection."""
     tools = McpDirectory(options(connect_timeout=0.3)).open(
-        McpServer(alias="bad", url=f"https://127.0.0.1:{hostile.port}/honest")
+        McpServer(alias="bad", url=f"https://127.0.0.1:{hostile.port}/honest"), SCOPE
     )
     failure = failure_of(tools.call(a_call()))
     tools.close()
@@ -455,7 +457,8 @@ def test_a_connection_that_hangs() -> None:
             filler.connect_ex(full.getsockname())
             fillers.append(filler)
         tools = McpDirectory(options(connect_timeout=0.2)).open(
-            McpServer(alias="full", url=f"http://127.0.0.1:{full.getsockname()[1]}/")
+            McpServer(alias="full", url=f"http://127.0.0.1:{full.getsockname()[1]}/"),
+            SCOPE,
         )
         failure = failure_of(tools.call(a_call()))
         tools.close()
@@ -551,7 +554,7 @@ def test_a_catalog_is_remembered_by_option(hostile: HostileServer) -> None:
     server = McpServer(alias="bad", url=hostile.url("honest/cached"))
 
     def discover() -> int:
-        tools = directory.open(server)
+        tools = directory.open(server, SCOPE)
         assert [o.spec.name for o in tools.discover(10)] == ["t"]  # type: ignore[union-attr]  # a Failure would fail here
         assert [o.spec.name for o in asyncio.run(tools.adiscover(10))] == ["t"]
         tools.close()
@@ -562,11 +565,33 @@ def test_a_catalog_is_remembered_by_option(hostile: HostileServer) -> None:
     assert discover() == 2
 
 
+def test_a_catalog_is_remembered_for_whom_it_was_shown_to(
+    hostile: HostileServer,
+) -> None:
+    """What a server shows may hang on the credentials, and these on the scope."""
+
+    def discover(directory: McpDirectory, name: str, scope: Scope) -> int:
+        server = McpServer(alias="bad", url=hostile.url(name))
+        tools = directory.open(server, scope)
+        tools.discover(10)
+        tools.close()
+        return len(hostile.seen(name, "tools/list"))
+
+    others = Scope(2, 9)
+    shared = McpDirectory(options(cache_ttl=60.0))
+    assert [discover(shared, "honest/one", s) for s in (SCOPE, others)] == [1, 1]
+    own = McpDirectory(options(cache_ttl=60.0, credentials=lambda server, _: {}))
+    asked = [discover(own, "honest/each", s) for s in (SCOPE, others, SCOPE, others)]
+    assert asked == [1, 2, 2, 2]
+
+
 def test_failures_are_not_remembered(hostile: HostileServer) -> None:
     """A discovery that failed is made again by the next run."""
     directory = McpDirectory(options(cache_ttl=60.0))
     for count in (1, 2):
-        tools = directory.open(McpServer(alias="bad", url=hostile.url("list-32601")))
+        tools = directory.open(
+            McpServer(alias="bad", url=hostile.url("list-32601")), SCOPE
+        )
         failure_of(tools.discover(10))
         tools.close()
         assert len(hostile.seen("list-32601", "tools/list")) >= count
@@ -579,7 +604,7 @@ def test_an_echoed_token_is_scrubbed(opened: Any) -> None:
     """A server that sends our token back puts it neither in results nor in failures."""
     asked: list[str] = []
 
-    def credentials(server: McpServer) -> dict[str, str]:
+    def credentials(server: McpServer, scope: Scope) -> dict[str, str]:
         asked.append(server.alias)
         return {"Authorization": f"Bearer {CANARY}"}
 
@@ -637,7 +662,7 @@ def test_a_tool_keeps_its_name(opened: Any, hostile: HostileServer) -> None:
         }
     )
     headers = {"x-project": "customers", "x-api-key": "customers-key", "token": "list_"}
-    (offer,) = opened("list-names", credentials=lambda server: headers).discover(10)
+    (offer,) = opened("list-names", credentials=lambda server, _: headers).discover(10)
     assert offer.spec.name == "list_customers"
     assert offer.spec.description == "Lists. Your key is [redacted]."
 
@@ -698,7 +723,7 @@ def test_the_memory_for_catalogs_is_bounded(
     doors = McpDirectory(options(cache_ttl=60.0))
 
     def discover(name: str) -> int:
-        tools = doors.open(McpServer(alias="bad", url=hostile.url(name)))
+        tools = doors.open(McpServer(alias="bad", url=hostile.url(name)), SCOPE)
         tools.discover(10)
         tools.close()
         return len(hostile.seen(name, "tools/list"))
@@ -715,7 +740,10 @@ def test_tokens_stay_out_of_sight(
     """No failure, repr or log line of any level holds a credential."""
     caplog.set_level(0)
     settings = {
-        "credentials": lambda server: {"X-Key": CANARY, "Authorization": f"B {CANARY}"},
+        "credentials": lambda server, _: {
+            "X-Key": CANARY,
+            "Authorization": f"B {CANARY}",
+        },
         "proxy": None,
     }
     tools = opened(name, **settings)
@@ -730,7 +758,7 @@ def test_credentials_stay_with_their_origin(
     """A redirect to another origin is followed without credentials or session."""
     hostile.requests.clear()
     tools = opened(
-        "moved-other-origin", credentials=lambda server: {"authorization": CANARY}
+        "moved-other-origin", credentials=lambda server, _: {"authorization": CANARY}
     )
     assert tools.call(a_call()) == ToolAnswer((Text("fine"),))
     (first,) = hostile.seen("moved-other-origin", "tools/call")
@@ -745,7 +773,9 @@ def test_a_session_lives_where_it_was_opened(
 ) -> None:
     """When initialize was redirected, the session goes on at the new place."""
     hostile.requests.clear()
-    tools = opened("init-moved", credentials=lambda server: {"authorization": CANARY})
+    tools = opened(
+        "init-moved", credentials=lambda server, _: {"authorization": CANARY}
+    )
     assert tools.call(a_call()) == ToolAnswer((Text("fine"),))
     (called,) = hostile.seen("honest", "tools/call")
     assert called.headers["mcp-session-id"].startswith("session-")
@@ -757,7 +787,7 @@ def test_a_token_is_fresh_in_every_request(opened: Any, hostile: HostileServer) 
     hostile.requests.clear()
     tokens = iter(f"token-{i}" for i in range(100))
     tools = opened(
-        "honest/fresh", credentials=lambda server: {"authorization": next(tokens)}
+        "honest/fresh", credentials=lambda server, _: {"authorization": next(tokens)}
     )
     tools.call(a_call())
     tools.call(a_call())
@@ -768,7 +798,7 @@ def test_a_token_is_fresh_in_every_request(opened: Any, hostile: HostileServer) 
 def test_a_callback_that_raises(opened: Any) -> None:
     """A failing credentials callback costs the call, and its text is not repeated."""
 
-    def credentials(server: McpServer) -> dict[str, str]:
+    def credentials(server: McpServer, scope: Scope) -> dict[str, str]:
         raise RuntimeError(f"vault said {CANARY}")
 
     failure = failure_of(opened("honest", credentials=credentials).call(a_call()))
@@ -784,7 +814,7 @@ def test_a_callback_that_raises(opened: Any) -> None:
 def test_credentials_that_are_no_headers(opened: Any, headers: Any) -> None:
     """What cannot be sent as a header costs the call and smuggles nothing in."""
     failure = failure_of(
-        opened("honest", credentials=lambda server: headers).call(a_call())
+        opened("honest", credentials=lambda server, _: headers).call(a_call())
     )
     assert failure.kind == "mcp_protocol"
     assert CANARY not in failure.message

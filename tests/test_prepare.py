@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from agentloop import AgentLoop, RequestError
+from agentloop import AgentLoop, RequestError, Scope
 from agentloop.core.config import McpServer
 from agentloop.ports import ClaimRequest, SessionSetup, ToolCall
 from agentloop.stores.memory import MemoryStore
@@ -51,7 +51,8 @@ class Directory:
     def __init__(self, **servers: Any) -> None:
         self._servers = servers
 
-    def open(self, server: McpServer) -> Any:
+    def open(self, server: McpServer, scope: Scope) -> Any:
+        assert scope == SCOPE
         found = self._servers[server.alias]
         if isinstance(found, Exception):
             raise found

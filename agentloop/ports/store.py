@@ -24,7 +24,7 @@ from typing import Protocol
 
 from attrs import field
 
-from agentloop.core.run import Status
+from agentloop.core.run import Scope, Status
 from agentloop.core.values import value
 from agentloop.ports.engine import RunRef
 
@@ -117,6 +117,11 @@ class RunRow:
     cancel_requested: bool
     started_at: str
     completed_at: str | None
+
+    @property
+    def scope(self) -> Scope:
+        """Who started it."""
+        return Scope(self.company_id, self.user_id)
 
 
 @value

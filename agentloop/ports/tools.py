@@ -7,6 +7,7 @@ from agentloop.core.catalog import Failure
 from agentloop.core.config import McpServer
 from agentloop.core.content import Content, JsonObject
 from agentloop.core.routing import Offer
+from agentloop.core.run import Scope
 from agentloop.core.values import value
 
 Abandoned: TypeAlias = Callable[[], bool]
@@ -19,6 +20,7 @@ class ToolCall:
 
     Attributes:
         run_id: the run whose model asked for the call.
+        scope: who started that run, and for whom the tool therefore acts.
         effect_key: the same for every attempt of the same call, and for no other:
             an idempotency key for whatever the tool does.
         tool_use_id: what the model calls the call.
@@ -32,6 +34,7 @@ class ToolCall:
     """
 
     run_id: str
+    scope: Scope
     effect_key: str
     tool_use_id: str
     name: str
@@ -96,8 +99,11 @@ class ServerDirectory(Protocol):
     when a run is started, so that the caller hears of it; it must not connect.
     """
 
-    def open(self, server: McpServer) -> ToolServer:
+    def open(self, server: McpServer, scope: Scope) -> ToolServer:
         """The server's tools for one run; `close` is called when it ends.
+
+        `scope` is who started the run: what the host shows the server to be let in
+        may be another for each of them.
 
         Raises:
             RequestError: `invalid-config`, when policy forbids the address.

@@ -10,6 +10,7 @@ from attrs import fields_dict
 
 from agentloop.core.catalog import RequestError
 from agentloop.core.config import Config, McpServer, is_alias
+from agentloop.core.run import Scope
 from agentloop.ports import (
     Backend,
     Clock,
@@ -140,14 +141,14 @@ class LateDirectory:
     def __init__(self) -> None:
         self._found: Any = None
 
-    def open(self, server: McpServer) -> ToolServer:
+    def open(self, server: McpServer, scope: Scope) -> ToolServer:
         """The server's tools for one run.
 
         Raises:
             RequestError: `invalid-config`, when policy forbids the address or the
                 extra is not installed.
         """
-        found: ToolServer = self._directory(server).open(server)
+        found: ToolServer = self._directory(server).open(server, scope)
         return found
 
     def check(self, server: McpServer) -> None:

@@ -134,7 +134,8 @@ def check_directory(value: object) -> None:
     """
     if lacks(value, ServerDirectory):
         raise TypeError(
-            f"mcp= must have open(server), as McpDirectory does, not {given(value)}; "
+            "mcp= must have open(server, scope), as McpDirectory does, not "
+            f"{given(value)}; "
             "the servers themselves are named in a config's mcp_servers"
         )
 

@@ -97,6 +97,7 @@ class Performer:
         self._clock = clock
         self.time_left = time_left
         self._hub = hub
+        self._scope = drive.row.scope
         self._validator: Validator | None = None
         self._streamed = False
         self._began: datetime | None = None
@@ -220,6 +221,7 @@ class Performer:
         """The call as a tool server takes it."""
         return ToolCall(
             run_id=self.drive.row.id,
+            scope=self._scope,
             effect_key=effect_key(self.drive.row.id, call.key),
             tool_use_id=call.use.tool_use_id,
             name=call.route.tool,

@@ -385,7 +385,7 @@ def _open_servers(drive: Drive, resources: Resources, opened: list[ToolServer]) 
     registered: dict[str, tuple[Offer, ...]] = {}
     for server in drive.config.mcp_servers or ():
         if server.url is not None:
-            found = resources.directory.open(server)
+            found = resources.directory.open(server, drive.row.scope)
             opened.append(found)
         elif server.alias in resources.servers:
             found = resources.servers[server.alias]

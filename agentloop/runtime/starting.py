@@ -132,7 +132,7 @@ class Starting:
         config = self.configs.effective(defaults, body.config_override)
         choice = body.tool_choice
         backend = self.resources.choose_backend(config)
-        self._check_choice(choice, config, patience)
+        self._check_choice(choice, config, scope, patience)
         backend.check(config, on_the_wire(choice))
         self._check_history(row, body.payload, config)
         return NewRunRow(
@@ -159,13 +159,13 @@ class Starting:
         return catalogs
 
     def _check_choice(
-        self, choice: ToolChoice | None, config: Config, patience: float
+        self, choice: ToolChoice | None, config: Config, scope: Scope, patience: float
     ) -> None:
         catalogs = self._catalogs(config)
         alias = check_tool_choice(choice, config, catalogs)
         if alias is None:
             return
-        offers = self._ask(alias, config, patience)
+        offers = self._ask(alias, config, scope, patience)
         if isinstance(offers, Failure):
             raise RequestError(
                 "mcp-discovery-failed", alias=alias, problem=offers.message
@@ -173,13 +173,13 @@ class Starting:
         check_tool_choice(choice, config, {**catalogs, alias: offers})
 
     def _ask(
-        self, alias: str, config: Config, patience: float
+        self, alias: str, config: Config, scope: Scope, patience: float
     ) -> tuple[Offer, ...] | Failure:
         """One look at a server whose catalog decides about a tool choice."""
         entry = next(s for s in config.mcp_servers or () if s.alias == alias)
         if entry.url is None:
             return self.resources.servers[alias].discover(patience)
-        server = self.resources.directory.open(entry)
+        server = self.resources.directory.open(entry, scope)
         try:
             return server.discover(patience)
         finally:

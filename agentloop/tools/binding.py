@@ -67,7 +67,7 @@ class Prepared:
         keywords = self.signature.convert(arguments)
         if self.signature.context is not None:
             keywords[self.signature.context] = ToolContext(
-                call.run_id, call.effect_key, call.tool_use_id
+                call.run_id, call.scope, call.effect_key, call.tool_use_id
             )
         own, given = self.options.timeout, call.timeout
         is_own = own is not None and (given is None or own <= given)

@@ -58,6 +58,7 @@ from typing import (
 from attrs import evolve, fields, frozen
 
 from agentloop.core.content import JsonObject
+from agentloop.core.run import Scope
 from agentloop.ports import require
 from agentloop.wire import WireError, clean
 
@@ -79,11 +80,15 @@ class ToolContext:
     The hint may be optional, for functions that are also called without a run. The
     model neither sees the parameter nor can fill it.
 
+    `scope` is who started the run: what the tool reads and changes must be theirs,
+    whatever the model passes.
+
     `effect_key` is the same for every attempt of the same call and for no other:
     pass it on as an idempotency key to whatever the tool changes.
     """
 
     run_id: str
+    scope: Scope
     effect_key: str
     tool_use_id: str
 

@@ -18,7 +18,7 @@ from agentloop.tools.functions import FunctionTools
 from agentloop.wire import message_from, message_text
 from agentloop.wire.checkpoint import header_text
 from benchmarks import server
-from benchmarks.workload import Bench, drive_to_end, free_slots
+from benchmarks.workload import SCOPE, Bench, drive_to_end, free_slots
 from tests import bedrock_cases as bedrock
 from tests import samples
 
@@ -114,6 +114,7 @@ def test_calling_a_function(benchmark):
     tools = FunctionTools([free_slots])
     call = ToolCall(
         run_id="r",
+        scope=SCOPE,
         effect_key="k",
         tool_use_id="t",
         name="free_slots",

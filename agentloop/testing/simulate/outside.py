@@ -15,7 +15,7 @@ from agentloop.core.config import Config, McpServer, ToolChoice, ToolSpec
 from agentloop.core.content import Block, Message, Text, ToolUse
 from agentloop.core.phases import Infer, ModelFailed, ModelReplied, StopReason
 from agentloop.core.routing import InDoubt, Offer
-from agentloop.core.run import Usage
+from agentloop.core.run import Scope, Usage
 from agentloop.ports import (
     AttemptReport,
     DeltaSink,
@@ -190,9 +190,11 @@ class Tools:
 class NoDirectory:
     """No server has an address in here."""
 
-    def open(self, server: McpServer) -> ToolServer:
+    def open(self, server: McpServer, scope: Scope) -> ToolServer:
         """Refuse."""
-        raise RequestError("invalid-config", problem=f"no way to {server.url}")
+        raise RequestError(
+            "invalid-config", problem=f"no way to {server.url} for {scope}"
+        )
 
 
 def _failed(

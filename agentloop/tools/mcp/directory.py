@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import PurePath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from agentloop.core.catalog import Failure, RequestError
 from agentloop.core.config import McpServer
 from agentloop.core.routing import Offer
+from agentloop.core.run import Scope
 from agentloop.ports import MissingExtraError, ToolAnswer, ToolCall, ToolServer
 from agentloop.tools.mcp.address import (
     Endpoint,
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from agentloop.tools.mcp.link import Link
 
 MAX_REMEMBERED = 1000
+_Known: TypeAlias = tuple[str, str, Scope | None]
+"""An alias, a URL, and for whom the catalog was listed, where that may matter."""
 
 
 class McpDirectory:
@@ -38,15 +41,15 @@ class McpDirectory:
     def __init__(self, options: McpOptions | None = None) -> None:
         _require_sdk()
         self._options = options or McpOptions()
-        self._catalogs: dict[tuple[str, str], tuple[float, Listing]] = {}
+        self._catalogs: dict[_Known, tuple[float, Listing]] = {}
 
-    def open(self, server: McpServer) -> RemoteTools:
+    def open(self, server: McpServer, scope: Scope) -> RemoteTools:
         """The server's tools for one run; nothing is connected yet.
 
         Raises:
             RequestError: `invalid-config`, when policy forbids the address.
         """
-        return RemoteTools(self._remote(server, self._endpoint(server)))
+        return RemoteTools(self._remote(server, scope, self._endpoint(server)))
 
     def check(self, server: McpServer) -> None:
         """Judge the URL of a server; a name is judged when it is resolved.
@@ -64,15 +67,17 @@ class McpDirectory:
             problem = f"the MCP server '{server.alias}' may not be reached: {error}"
             raise RequestError("invalid-config", problem=problem) from None
 
-    def _remote(self, server: McpServer, endpoint: Endpoint) -> Remote:
+    def _remote(self, server: McpServer, scope: Scope, endpoint: Endpoint) -> Remote:
         def connect() -> "Link":
             from agentloop.tools.mcp.http import HttpTarget, HttpTransport
             from agentloop.tools.mcp.link import Link
 
-            target = HttpTarget(server, endpoint, self._options)
+            target = HttpTarget(server, scope, endpoint, self._options)
             return Link(HttpTransport(target), server.alias)
 
-        key = (server.alias, str(endpoint))
+        # What a server shows may depend on who is let in, and so on the credentials.
+        seen_by = None if self._options.credentials is None else scope
+        key = (server.alias, str(endpoint), seen_by)
         return Remote(
             alias=server.alias,
             connect=connect,
@@ -83,13 +88,13 @@ class McpDirectory:
             remember=lambda listing: self._remember(key, listing),
         )
 
-    def _recall(self, key: tuple[str, str]) -> Listing | None:
+    def _recall(self, key: _Known) -> Listing | None:
         expires, listing = self._catalogs.get(key, (0.0, None))
         if listing is None or expires <= self._options.monotonic():
             return None
         return listing
 
-    def _remember(self, key: tuple[str, str], listing: Listing) -> None:
+    def _remember(self, key: _Known, listing: Listing) -> None:
         if self._options.cache_ttl is None:
             return
         while len(self._catalogs) >= MAX_REMEMBERED:

@@ -8,6 +8,7 @@ outside of any request is not opened: nothing in a run would read it.
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Final
 
 import anyio
@@ -19,6 +20,7 @@ from mcp_types import JSONRPCNotification, JSONRPCRequest, RequestId
 
 from agentloop.core.config import McpServer
 from agentloop.core.content import JsonObject
+from agentloop.core.run import Scope
 from agentloop.tools.mcp.address import (
     Endpoint,
     ForbiddenAddressError,
@@ -61,6 +63,7 @@ class HttpTarget:
     """A server and how to reach it."""
 
     server: McpServer
+    scope: Scope
     endpoint: Endpoint
     options: McpOptions
 
@@ -287,9 +290,10 @@ class HttpTransport:
         callback = self._target.options.credentials
         if callback is None:
             return {}
-        server, host = self._target.server, self._target.endpoint.authority
+        target = self._target
+        ask = partial(callback, target.server, target.scope)
         try:
-            return dict(await CALLBACKS.run(host, lambda: callback(server)))
+            return dict(await CALLBACKS.run(target.endpoint.authority, ask))
         except CrowdedError:
             raise server_fault(
                 f"'{self._alias}' was not asked: too many credentials callbacks of "

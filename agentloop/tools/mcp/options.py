@@ -10,15 +10,16 @@ from typing import Final, Literal, TypeAlias
 from attrs import field, frozen
 
 from agentloop.core.config import McpServer
+from agentloop.core.run import Scope
 from agentloop.wire import Limits
 
 EFFECT_KEY: Final = "agentloop/effect-key"
 """The key of `_meta` under which a call's effect key goes to the server: the same
 for every attempt of one call, so a server can do the work once."""
 
-Credentials: TypeAlias = Callable[[McpServer], Mapping[str, str]]
-"""The headers that authenticate the host at a server. Asked before every HTTP
-request, on a worker thread, so a token may be renewed at any time."""
+Credentials: TypeAlias = Callable[[McpServer, Scope], Mapping[str, str]]
+"""The headers that authenticate the host at a server, for who started the run. Asked
+before every HTTP request, on a worker thread, so a token may be renewed at any time."""
 
 Resolver: TypeAlias = Callable[[str, int], Sequence[str]]
 """The addresses of a host name; may block, raises OSError when there are none."""
@@ -44,7 +45,8 @@ class McpOptions:
         credentials: headers for a server; without it requests carry none. They go
             to the origin of the configured URL and to no redirect beyond it. Alias
             and URL are the choice of whoever wrote the config: give a token only
-            for URLs that it belongs to, never for an alias. Of what the server
+            for URLs that it belongs to, never for an alias, and only for the scopes
+            that may act by it. Of what the server
             answers, secrets among the headers are redacted: values of headers whose
             name speaks of a secret, and others that look random.
         tls: the context for https, by default the system's trust store.
@@ -60,8 +62,8 @@ class McpOptions:
             only those that were `undelivered`: never sent, or sent in a session that
             the server had forgotten.
         limits: caps on one answer, its whole event stream included.
-        cache_ttl: seconds for which a discovered catalog is kept for other runs;
-            None asks in every run.
+        cache_ttl: seconds for which a discovered catalog is kept for other runs,
+            with `credentials` for those of the same scope; None asks in every run.
         monotonic: the clock of the cache.
     """
 
