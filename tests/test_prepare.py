@@ -178,6 +178,24 @@ def test_a_run_whose_time_is_up_begins_nothing(face: str, began: bool) -> None:
     assert (backend.seen, len(rooms.calls)) == ([], int(began))
 
 
+@both_faces
+def test_preparing_takes_its_time_from_the_runs(face: str) -> None:
+    """A server that is slow to open leaves the run less, and here none at all."""
+    clock = HandClock()
+
+    class Slow(Directory):
+        def open(self, server: McpServer, scope: Scope) -> Any:
+            clock.move(6.0)
+            return super().open(server, scope)
+
+    store, backend = MemoryStore(clock=clock), ScriptedBackend(says("done"))
+    parts: dict[str, Any] = {"clock": clock, "run_timeout": 5.0, "lease": 60.0}
+    with FACES[face](backend, store, mcp=Slow(one=Remote()), **parts) as loop:
+        made = loop.create_conversation(defaults=defaults("one"), scope=SCOPE)
+        run = loop.run(made.id, "Hi", scope=SCOPE)
+    assert run.error.type == "AgentLoopDeadlineExceeded"
+
+
 def _die(store: MemoryStore, run_id: str, rooms: Rooms, began: bool) -> None:
     """A process claims the run and is gone, at once or within a call."""
     if not began:

@@ -40,7 +40,7 @@ from agentloop.runtime.prepare import (
     close_servers,
     prepare,
 )
-from agentloop.runtime.runner import desk_for, finish_broken
+from agentloop.runtime.runner import desk_for, finish_broken, later
 
 log = logging.getLogger("agentloop")
 T = TypeVar("T")
@@ -100,9 +100,11 @@ class AsyncRunner:
             StoreUnavailableError: the store stayed away.
         """
         mailbox = mailbox or AsyncMailbox()
+        began = self.clock.monotonic()
         # From here on, because servers that are opened take their time.
         async with self.pulse.beating(claim.lease, mailbox):
             ready = await self._prepare(claim)
+            claim = later(claim, self.clock.monotonic() - began)
             try:
                 desk = desk_for(claim, ready, self.resources, self.hub, self.clock)
                 desk.performer.abandoned = lambda: desk.finished or mailbox.lost

@@ -82,9 +82,11 @@ class Runner:
                 when its lease has run out.
         """
         mailbox = mailbox or Mailbox()
+        began = self.clock.monotonic()
         # From here on, because servers that are opened take their time.
         with self.pulse.beating(claim.lease, mailbox):
             ready = self._prepare(claim)
+            claim = later(claim, self.clock.monotonic() - began)
             try:
                 desk = desk_for(claim, ready, self.resources, self.hub, self.clock)
                 desk.performer.abandoned = mailbox.is_urgent
@@ -127,6 +129,12 @@ class Runner:
             self.run(claim)
 
 
+def later(claim: Claim, seconds: float) -> Claim:
+    """A claim after so many seconds: the run has less time left."""
+    left = claim.seconds_left
+    return claim if left is None else evolve(claim, seconds_left=left - seconds)
+
+
 def desk_for(
     claim: Claim, ready: Drive, resources: Resources, hub: Hub, clock: Clock
 ) -> Desk:
@@ -145,7 +153,9 @@ def desk_for(
         journal.describe_jobs(ready.backend.name, ready.config.model)
     performer = Performer(ready, options, clock, time_left, hub)
     performer.remember = journal.remember
-    return Desk(performer, journal, clock)
+    desk = Desk(performer, journal, clock)
+    desk.take(())  # preparing may have taken all the time there was
+    return desk
 
 
 def finish_broken(desk: Desk, error: Exception) -> RunRow:
