@@ -45,12 +45,8 @@ from agentloop.core.run import (
     StoredMessage,
     Usage,
 )
-from agentloop.wire.converter import (
-    BLOCK_TAGS,
-    CHOICE_TAGS,
-    DOCUMENT_FORMATS,
-    IMAGE_FORMATS,
-)
+from agentloop.wire.converter import DOCUMENT_FORMATS, IMAGE_FORMATS
+from agentloop.wire.shapes import BLOCK_TAGS, CHOICE_TAGS
 
 Schema: TypeAlias = dict[str, Any]
 

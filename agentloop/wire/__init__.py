@@ -1,11 +1,12 @@
-"""JSON in and out: `text` for bytes, `converter` for values, `checkpoint` for states.
+"""JSON in and out: of bytes, of values and of states.
 
-The only room that knows how a value looks in JSON. What is stored carries
-`SCHEMA_VERSION`; what a newer version stored is refused with a clear error.
+The only room that knows how a value looks in JSON: `text` for bytes, `shapes` and
+`converter` for values, `lines` for what a turn stores, `checkpoint` for states. What
+is stored carries `SCHEMA_VERSION`; what a newer version stored is refused with a
+clear error.
 """
 
 from agentloop.wire.converter import (
-    BLOCK_TAGS,
     SCHEMA_VERSION,
     clean_blocks,
     clean_message,
@@ -15,8 +16,8 @@ from agentloop.wire.converter import (
     to_json,
     usage_json,
 )
-from agentloop.wire.instants import instant
-from agentloop.wire.lines import message_text, quoted
+from agentloop.wire.lines import instant, message_text, quoted
+from agentloop.wire.shapes import BLOCK_TAGS
 from agentloop.wire.text import (
     Limits,
     TooLargeError,

@@ -7,6 +7,7 @@ hold it to that. What is rare goes through the encoder here, too.
 """
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from agentloop.core.run import Usage
 from agentloop.wire.converter import to_json
 from agentloop.wire.text import WireError, dump
 
-__all__ = ["message_text", "quoted", "usage_text"]
+__all__ = ["instant", "message_text", "quoted", "usage_text"]
 
 
 def message_text(message: Message) -> str:
@@ -64,6 +65,15 @@ def usage_text(usage: Usage) -> str:
         f'"cache_write_tokens":{usage.cache_write_tokens},'
         f'"attempts_without_usage":{usage.attempts_without_usage}}}'
     )
+
+
+def instant(moment: datetime) -> str:
+    """An instant as the contract writes it: RFC 3339, UTC, microseconds.
+
+    E.g. `2026-05-18T13:21:30.355180Z`.
+    """
+    utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    return f"{utc.date().isoformat()}T{utc.time().isoformat('microseconds')}Z"
 
 
 def _other(block: object) -> str:
