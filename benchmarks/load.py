@@ -2,8 +2,9 @@
 
 A server process (SQLite, worker inside, a model that takes 50 ms, 8 iterations a
 run) takes 200 runs from a client process, which polls them until all have ended. It
-serves what `agentloop serve` does, the asynchronous face and a model that cannot be
-awaited; with `--face async` the model can be, with `--face sync` threads drive.
+serves what `agentloop serve` does: the asynchronous face, its tool on threads, and a
+model that cannot be awaited. With `--face async` the model can be and the tool is
+called where runs are driven, with `--face sync` threads drive.
 Printed: how they ended, answers of 5xx, the spread of `GET /agents/runs/{id}` while
 they ran, and the server's memory before, at the peak and after.
 """
@@ -24,7 +25,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from agentloop import AgentLoop, AsyncAgentLoop, Scope, tool
+from agentloop import AgentLoop, AsyncAgentLoop, FunctionTools, Scope, tool
+from agentloop.cli.offloop import OffLoop
 from agentloop.core.phases import Infer
 from agentloop.http.auth import fixed_tokens
 from agentloop.http.serve import Serving, serve
@@ -95,7 +97,10 @@ def serve_here(file: str, face: str) -> None:
     store = SQLiteStore(file)
     make = AgentLoop if face == "sync" else AsyncAgentLoop
     model = AwaitedModel() if face == "async" else SlowModel()
-    loop = make(model, store, {"desk": [note]}, in_flight=WORKERS)
+    tools: Any = [note]
+    if face == "serve":
+        tools = OffLoop(FunctionTools(tools))
+    loop = make(model, store, {"desk": tools}, in_flight=WORKERS)
     serving = Serving(
         port=0,
         workers=WORKERS,

@@ -22,15 +22,18 @@ from agentloop import Scope
 from agentloop.cli.app import app
 from agentloop.core.content import Message
 from agentloop.core.history import problems
+from agentloop.testing.fake_bedrock import FakeBedrock, stalls
 from agentloop.wire import load
 from tests.servers.hostile_mcp import hostile_server
 
 TOOLS = '''
-"""A tool that takes a while, a model's steps away from the next."""
+"""A tool that takes a while, a model's steps away from the next, and rude ones."""
 
+import asyncio
 import os
 import time
 
+from agentloop import tool
 from agentloop.tools.functions import ToolContext
 
 
@@ -42,7 +45,36 @@ def work(context: ToolContext, n: int = 0) -> str:
     return "worked"
 
 
-tools = [work]
+def until_let_go() -> str:
+    """Block this thread until a file is there."""
+    while not os.path.exists("let_go"):
+        time.sleep(0.01)
+    return "let go"
+
+
+async def blocks() -> str:
+    """Block, though it could be awaited."""
+    return until_let_go()
+
+
+@tool(inline=True)
+def dawdles() -> str:
+    """Block, though it calls itself quick."""
+    return until_let_go()
+
+
+async def leaves() -> str:
+    """End the process."""
+    raise SystemExit("canary")
+
+
+@tool(inline=True)
+def loops() -> str:
+    """Have an event loop of its own."""
+    return asyncio.run(asyncio.sleep(0, "looped"))
+
+
+tools = [work, blocks, dawdles, leaves, loops]
 '''
 HEADERS = {"Authorization": "Bearer secret"}
 
@@ -181,6 +213,63 @@ def test_sigterm_drains(folder: Path) -> None:
     assert all(run["usage"]["attempts_without_usage"] == 0 for run in runs)
     executed = len((folder / "ledger").read_text().splitlines())
     assert executed == sum(run["iterations_used"] - 1 for run in runs)
+
+
+@pytest.mark.parametrize("rude", ["blocks", "dawdles"])
+def test_a_tool_that_blocks_holds_up_no_reader(folder: Path, rude: str) -> None:
+    """Whatever it says of itself, requests are answered meanwhile."""
+    call = {"calls": [{"name": f"slow-{rude}", "arguments": {}}]}
+    script(folder, [call, {"says": "done"}])
+    with serving(folder) as (_, client):
+        id_ = start(client)
+        with client.stream("GET", f"/agents/runs/{id_}/events") as events:
+            assert any("tool_started" in line for line in events.iter_lines())
+        assert client.get(f"/agents/runs/{id_}").json()["status"] == "running"
+        assert client.get("/healthz").status_code == 200
+        (folder / "let_go").touch()
+        (run,) = wait_for(client, [id_])
+    assert run["status"] == "completed"
+
+
+def test_a_tool_ends_nothing_but_its_call(folder: Path) -> None:
+    """Nor do tools meet the loop that serves them: they may have their own."""
+    names = ["slow-leaves", "slow-loops"]
+    replies = [{"calls": [{"name": name, "arguments": {}}]} for name in names]
+    script(folder, [*replies, {"says": "done"}])
+    with (
+        (folder / "log").open("w") as log,
+        serving(folder, log=log) as (server, client),
+    ):
+        (run,) = wait_for(client, [start(client)])
+        url = f"/agents/conversations/{run['conversation_id']}/messages"
+        messages = client.get(url).json()["messages"]
+        assert server.poll() is None
+    assert run["status"] == "completed"
+    left, looped = (m["content_blocks"][0] for m in messages if m["role"] == "tool")
+    assert left["is_error"]
+    assert looped["content_blocks"] == [{"type": "text", "text": "looped"}]
+    assert "canary" not in (folder / "log").read_text()
+
+
+def test_the_process_waits_for_no_inference_that_nobody_waits_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was cancelled is over, though its thread still reads an answer."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "none")
+    script(folder, [])
+    with FakeBedrock() as bedrock:
+        bedrock.script(stalls(600.0))
+        model = ("--backend", "bedrock", "--endpoint-url", bedrock.url)
+        with serving(folder, *model, "--region", "eu-west-1") as (server, client):
+            id_ = start(client, model="anthropic.claude-sonnet-4-5-20250929-v1:0")
+            while not bedrock.requests:
+                time.sleep(0.01)
+            client.post(f"/agents/runs/{id_}/cancel")
+            (run,) = wait_for(client, [id_])
+            assert run["error"]["type"] == "AgentLoopCancelled"
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(30) == 0
 
 
 def test_it_wants_a_token(folder: Path) -> None:

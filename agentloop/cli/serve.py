@@ -5,20 +5,28 @@ answers, and `agentloop worker` processes over the same store drive. With `--eng
 it starts runs there, and those are the engine's workers.
 
 It serves the asynchronous face: what drives runs then takes turns with what answers
-requests, where as many threads would all be in the way of the one that answers.
+requests, where as many threads would all be in the way of the one that answers. The
+host's tools are another matter: whatever they do, they do it elsewhere (`offloop`).
 """
 
 import asyncio
+import logging
 import os
 import re
-from contextlib import ExitStack
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from time import monotonic
+from typing import Any, Literal
 
 import typer
 from attrs import frozen
 
 from agentloop.cli import engines, flags, parts
+from agentloop.cli.offloop import OffLoop
 from agentloop.cli.unattended import (
     ATTEMPT_TIMEOUT,
     OTHERS,
@@ -32,10 +40,16 @@ from agentloop.core.run import Scope
 from agentloop.http.auth import Authenticate, fixed_tokens, is_token
 from agentloop.http.logs import configure_logging
 from agentloop.http.options import HttpOptions
+from agentloop.ports import Backend, Store
 from agentloop.runtime.aface import AsyncAgentLoop
+from agentloop.runtime.assembly import Tools, tool_servers
 
 MAX_REQUESTS, MAX_STREAMS = 256, 1000
 """Requests wait for a few threads, streams for none: more of the latter may be open."""
+TOOL_SLOTS = 32
+"""Tool calls there may be at once beside one for each run."""
+MOMENT = 0.5
+"""Seconds for threads that have nothing left to do to end."""
 
 
 def serve(
@@ -69,7 +83,7 @@ def serve(
     SIGTERM drains: runs under way are given back between two effects, and the next
     start picks them up. Exits with 0 when everything ended in time, else with 1.
     """
-    with parts.plain_errors(), ExitStack() as stack:
+    with _ending(), parts.plain_errors(), ExitStack() as stack:
         callers = _tokens_of(token or [])
         configure_logging(json=json_logs, also=OTHERS)
         place = engines.Asked(engine, address, namespace, task_queue, store)
@@ -81,14 +95,42 @@ def serve(
         wanted = Wanted(store, model, tools, allow_private_mcp, bounds)
         started_there = None if driving is None else driving.engine
         making = wanted.loop(
-            AsyncAgentLoop,
+            partial(_answering, at_once),
             engine=started_there,
             visibility=_visibility(visibility),
-            in_flight=at_once,
         )
         listening = _Listening(host, port, 0 if engine else workers, drain)
         limits = HttpOptions(max_requests=max_requests, max_streams=max_streams)
         listening.serve(stack.enter_context(making), callers, limits)
+
+
+def _answering(
+    at_once: int, backend: Backend | None, store: Store, tools: Tools, **rest: Any
+) -> AsyncAgentLoop:
+    """A loop for so many runs, whose tools never run where requests are answered."""
+    servers = {alias: OffLoop(found) for alias, found in tool_servers(tools).items()}
+    slots = TOOL_SLOTS + at_once
+    rest.update(in_flight=at_once, tool_slots=slots)
+    return AsyncAgentLoop(backend, store, servers, **rest)
+
+
+@contextmanager
+def _ending() -> Iterator[None]:
+    """End the process after the block, whatever its threads are inside of.
+
+    The inference of a run that was cancelled is waited for by nobody, but for the
+    interpreter.
+    """
+    before = set(threading.enumerate())
+    yield
+    until = monotonic() + MOMENT
+    ours = [t for t in threading.enumerate() if t not in before and not t.daemon]
+    for thread in ours:
+        thread.join(max(until - monotonic(), 0.0))
+    if any(thread.is_alive() for thread in ours):
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)
 
 
 @frozen

@@ -84,12 +84,13 @@ def serve(
 
 
 def _run(server: "Server") -> bool:
-    """As `asyncio.run`, which would wait for what a silent store never answers."""
-    runner = asyncio.Runner()
-    drained = runner.run(server.run())
-    if drained or not asyncio.all_tasks(runner.get_loop()):
-        runner.close()
-    return drained
+    """As `asyncio.run`, which would wait for tasks and threads that do not end."""
+    loop = asyncio.new_event_loop()
+    try:
+        return loop.run_until_complete(server.run())
+    finally:
+        if not asyncio.all_tasks(loop):
+            loop.close()
 
 
 @contextmanager
@@ -190,8 +191,7 @@ class Server:
         self.application.streams.close()
         giving_back = asyncio.ensure_future(stack.aclose())
         drained = await _ended([answering, giving_back], self.serving.drain_seconds)
-        if not drained:
-            await _given_back()
+        await _given_back()
         LOGGER.info("drained" if drained else "stopped before all was drained")
         return drained
 
@@ -231,7 +231,10 @@ async def _ended(tasks: "list[asyncio.Future[None]]", seconds: float) -> bool:
 
 
 async def _given_back() -> None:
-    """Cancel what is left on the event loop: drives, which give their runs back."""
+    """Cancel what is left on the event loop: drives, which give their runs back.
+
+    Also tools of the host that ignored that nobody waits for them any more.
+    """
     left = asyncio.all_tasks() - {asyncio.current_task()}
     for task in left:
         task.cancel()

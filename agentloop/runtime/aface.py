@@ -36,7 +36,7 @@ from agentloop.ports import (
     Store,
 )
 from agentloop.runtime import checks, requests
-from agentloop.runtime.arunner import AsyncRunner
+from agentloop.runtime.arunner import AsyncRunner, StoreThreads, Threads
 from agentloop.runtime.assembly import (
     Backends,
     Tools,
@@ -63,7 +63,9 @@ log = logging.getLogger("agentloop")
 POLL = 0.25
 """Seconds between looks at a run that another process drives."""
 STORE_THREADS = 16
-"""How many store calls may be under way at once."""
+"""How many store calls of the runs that are driven may be under way at once, and as
+many of the callers': who starts a run must not wait behind commits that wait for a
+store to come back."""
 
 
 class AsyncAgentLoop:
@@ -100,13 +102,17 @@ class AsyncAgentLoop:
         self._ids = ids_of(ids)
         self._service = Service(resources, self._ids)
         self._hub = hub_of(observer)
-        self._pools = (
-            ThreadPoolExecutor(options.in_flight, "agentloop-inference"),
-            ThreadPoolExecutor(options.tool_slots, "agentloop-tool"),
-            ThreadPoolExecutor(STORE_THREADS, "agentloop-store"),
+        self._pools: list[ThreadPoolExecutor] = []
+        pool = self._pool
+        threads = Threads(
+            inferences=pool(options.in_flight, "inference"),
+            tools=pool(options.tool_slots, "tool"),
+            errands=pool(options.in_flight, "errand"),
         )
+        self._call = StoreThreads(resources, pool(STORE_THREADS, "call"))
+        driving = StoreThreads(resources, pool(STORE_THREADS, "store"))
         self._choices = Choices()
-        self._runner = AsyncRunner(resources, self._hub, clock, *self._pools)
+        self._runner = AsyncRunner(resources, self._hub, clock, driving, threads)
         self._workers: list[AsyncWorker] = []
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._closed = False
@@ -122,37 +128,37 @@ class AsyncAgentLoop:
     ) -> Conversation:
         """Create a conversation; see `AgentLoop.create_conversation`."""
         body = requests.conversation_body(request, fields)
-        return await self._runner.call(self._service.create_conversation, body, scope)
+        return await self._call(self._service.create_conversation, body, scope)
 
     async def get_conversation(
         self, conversation_id: str, *, scope: Scope
     ) -> Conversation:
         """A conversation by id; see `AgentLoop.get_conversation`."""
         get = self._service.get_conversation
-        return await self._runner.call(get, conversation_id, scope)
+        return await self._call(get, conversation_id, scope)
 
     async def list_conversations(
         self, *, scope: Scope, page: int = 1, per_page: int = 50
     ) -> Page:
         """The caller's own conversations; see `AgentLoop.list_conversations`."""
         list_ = self._service.list_conversations
-        return await self._runner.call(list_, scope, page, per_page)
+        return await self._call(list_, scope, page, per_page)
 
     async def delete_conversation(self, conversation_id: str, *, scope: Scope) -> None:
         """Remove a conversation; see `AgentLoop.delete_conversation`."""
         delete = self._service.delete_conversation
-        await self._runner.call(delete, conversation_id, scope)
+        await self._call(delete, conversation_id, scope)
 
     async def prune(self, before: datetime) -> int:
         """Remove old runs; see `AgentLoop.prune`."""
-        return await self._runner.call(self._service.store.prune, before.isoformat())
+        return await self._call(self._service.store.prune, before.isoformat())
 
     async def messages(
         self, conversation_id: str, *, scope: Scope, since: int = 0
     ) -> MessageDelta:
         """The messages after a version; see `AgentLoop.messages`."""
         messages = self._service.messages
-        return await self._runner.call(messages, conversation_id, since, scope)
+        return await self._call(messages, conversation_id, since, scope)
 
     # ------------------------------------------------------------ runs
 
@@ -193,7 +199,7 @@ class AsyncAgentLoop:
         if may_ask(body):
             run, created = await self._choices.start(lambda left: start(patience=left))
         else:
-            run, created = await self._runner.call(start)
+            run, created = await self._call(start)
         if not run.terminal:
             for worker in self._workers:
                 worker.hint()
@@ -233,7 +239,7 @@ class AsyncAgentLoop:
     async def rebase_and_retry(self, run: Run | str, *, scope: Scope) -> Run:
         """Ask again on the conversation as it is; see `AgentLoop.rebase_and_retry`."""
         run_id = run.id if isinstance(run, Run) else run
-        again = await self._runner.call(self._service.request_of, run_id, scope)
+        again = await self._call(self._service.request_of, run_id, scope)
         return await self.run(again.conversation_id, scope=scope, **again.start)
 
     async def wait(
@@ -257,12 +263,12 @@ class AsyncAgentLoop:
 
     async def get_run(self, run_id: str, *, scope: Scope) -> Run:
         """A run as it stands; see `AgentLoop.get_run`."""
-        return await self._runner.call(self._service.get_run, run_id, scope)
+        return await self._call(self._service.get_run, run_id, scope)
 
     async def list_runs(self, conversation_id: str, *, scope: Scope) -> tuple[Run, ...]:
         """The runs of a conversation; see `AgentLoop.list_runs`."""
         list_ = self._service.list_runs
-        return await self._runner.call(list_, conversation_id, scope)
+        return await self._call(list_, conversation_id, scope)
 
     async def cancel_run(self, run_id: str, *, scope: Scope) -> Run:
         """Ask a run to end as cancelled; see `AgentLoop.cancel_run`.
@@ -270,7 +276,7 @@ class AsyncAgentLoop:
         A run that this loop drives ends at once, also inside an inference.
         """
         cancel = self._service.request_cancel
-        row = await self._runner.call(cancel, run_id, scope)
+        row = await self._call(cancel, run_id, scope)
         if row.result is None:
             await self._runner.cancel(run_id)
         return await self.get_run(run_id, scope=scope)
@@ -279,17 +285,17 @@ class AsyncAgentLoop:
 
     async def inference_job(self, job_id: str, *, scope: Scope) -> InferenceJob:
         """An inference job; see `AgentLoop.inference_job`."""
-        return await self._runner.call(self._service.inference_job, job_id, scope)
+        return await self._call(self._service.inference_job, job_id, scope)
 
     async def list_jobs(self, run_id: str, *, scope: Scope) -> tuple[InferenceJob, ...]:
         """The inference jobs of a run; see `AgentLoop.list_jobs`."""
-        return await self._runner.call(self._service.list_jobs, run_id, scope)
+        return await self._call(self._service.list_jobs, run_id, scope)
 
     async def events(
         self, run_id: str, *, scope: Scope, after: int = 0
     ) -> AsyncGenerator[RunEvent, None]:
         """The events of a run after an id, live; see `AgentLoop.events`."""
-        await self._runner.call(self._service.row, run_id, scope)
+        await self._call(self._service.row, run_id, scope)
         cursor = Cursor(after)
         live: asyncio.Queue[RunEvent] = asyncio.Queue()
         loop = asyncio.get_running_loop()
@@ -370,6 +376,11 @@ class AsyncAgentLoop:
 
     # ------------------------------------------------------------ inside
 
+    def _pool(self, size: int, what: str) -> ThreadPoolExecutor:
+        """Threads that end when the loop is closed."""
+        self._pools.append(ThreadPoolExecutor(size, f"agentloop-{what}"))
+        return self._pools[-1]
+
     async def _ended(self, run_id: str, scope: Scope) -> Run:
         """The run once it has ended; drives it when nobody else does."""
         while not (run := await self.get_run(run_id, scope=scope)).terminal:
@@ -391,11 +402,9 @@ class AsyncAgentLoop:
         """What is stored, then what comes live, by turns."""
         over = False
         while cursor.more() and not over:
-            row = await self._runner.call(self._service.row, run_id, scope)
+            row = await self._call(self._service.row, run_id, scope)
             over = row.result is not None
-            yield await self._runner.call(
-                self._service.events, run_id, cursor.after, scope
-            )
+            yield await self._call(self._service.events, run_id, cursor.after, scope)
             if cursor.more() and not over:
                 self._check_open()
                 await self._drive_in_background(run_id)
@@ -405,7 +414,7 @@ class AsyncAgentLoop:
                 yield batch
 
     async def _drive_here(self, run_id: str, scope: Scope) -> None:
-        row = await self._runner.call(self._service.row, run_id, scope)
+        row = await self._call(self._service.row, run_id, scope)
         if row.result is None and (claim := await self._runner.claim(run_id)):
             with suppress(LeaseLostError):  # then another worker is waited for
                 await self._runner.run(claim)

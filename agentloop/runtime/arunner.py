@@ -1,8 +1,9 @@
 """Claiming and driving runs on an event loop; performing effects without blocking it.
 
-Backends and tool servers that can be awaited are; the others run on two bounded
-pools of threads, one for inferences and one for tools, because one alone would
-deadlock when every slot holds a run that waits for a tool.
+Backends and tool servers that can be awaited are; the others run on bounded pools of
+threads: one for inferences, one for tools, because one alone would deadlock when
+every slot holds a run that waits for a tool, and one for what else servers are asked,
+because a silent one must not hold up the calls of others.
 """
 
 import asyncio
@@ -22,12 +23,13 @@ from agentloop.ports import (
     Claim,
     ClaimRequest,
     Clock,
+    Inference,
     LeaseLostError,
     RunRow,
     StoreUnavailableError,
     ToolServer,
 )
-from agentloop.runtime.adrive import AsyncMailbox, adrive
+from agentloop.runtime.adrive import AsyncMailbox, StoreCall, adrive
 from agentloop.runtime.apulse import AsyncPulse
 from agentloop.runtime.desk import Desk
 from agentloop.runtime.hub import Hub
@@ -52,30 +54,54 @@ def _pulse_of(runner: "AsyncRunner") -> AsyncPulse:
 
 
 @frozen
+class Threads:
+    """Where what may block is done."""
+
+    inferences: Executor
+    tools: Executor
+    errands: Executor
+
+
+@frozen
+class StoreThreads:
+    """Calls the store: here when it never blocks, else on one of these threads.
+
+    Starting and cancelling runs may also wait for an engine.
+    """
+
+    resources: Resources
+    pool: Executor
+
+    async def __call__(self, function: Callable[..., T], *args: Any) -> T:
+        """The function's result."""
+        if not (self.resources.store.blocking or self.resources.engine):
+            return function(*args)
+        loop = asyncio.get_running_loop()
+        try:
+            work = loop.run_in_executor(self.pool, function, *args)
+        except RuntimeError:  # closed already; what is stored can still be read
+            work = loop.run_in_executor(None, function, *args)
+        return await work
+
+
+class EscapedError(Exception):
+    """What was raised on a thread and would end more than its own effect here."""
+
+    def __init__(self, cause: BaseException) -> None:
+        self.cause = cause
+        super().__init__(type(cause).__name__)
+
+
+@frozen
 class AsyncRunner:
     """Drives claimed runs on the running event loop."""
 
     resources: Resources
     hub: Hub
     clock: Clock
-    inferences: Executor
-    tools: Executor
-    storing: Executor
+    call: StoreCall
+    threads: Threads
     pulse: AsyncPulse = field(init=False, default=Factory(_pulse_of, takes_self=True))
-
-    async def call(self, function: Callable[..., T], *args: Any) -> T:
-        """A store's work: here when it never blocks, else on a thread.
-
-        Starting and cancelling runs may also wait for an engine.
-        """
-        if not (self.resources.store.blocking or self.resources.engine):
-            return function(*args)
-        loop = asyncio.get_running_loop()
-        try:
-            work = loop.run_in_executor(self.storing, function, *args)
-        except RuntimeError:  # closed already; what is stored can still be read
-            work = loop.run_in_executor(None, function, *args)
-        return await work
 
     async def claim(self, run_id: str | None = None) -> Claim | None:
         """The lease of a run that is due: this one, or any."""
@@ -111,7 +137,12 @@ class AsyncRunner:
                 desk.journal.stopping = lambda: mailbox.stopped or mailbox.lost
                 return await self._drive(desk, mailbox)
             finally:
-                close_servers(ready.opened)
+                await self._close(ready.opened)
+
+    async def _close(self, opened: tuple[ToolServer, ...]) -> None:
+        """Say farewell to servers, which wait for those that do not answer."""
+        if opened:
+            await asyncio.shield(_on(self.threads.errands, close_servers, opened))
 
     async def _prepare(self, claim: Claim) -> Drive:
         try:
@@ -179,18 +210,15 @@ class AsyncRunner:
         args = command, job, on_delta
         try:
             if (ainfer := getattr(session, "ainfer", None)) is not None:
-                found = await ainfer(*args)
-            else:
-                loop = asyncio.get_running_loop()
-                found = await loop.run_in_executor(
-                    self.inferences, session.infer, *args
-                )
-            return performer.inferred(command, found)
+                return performer.inferred(command, await ainfer(*args))
+            # Looking through a large answer takes its time as well.
+            infer = partial(_inferred, performer, session.infer)
+            return await _on(self.threads.inferences, infer, *args)
         except (LeaseLostError, StoreUnavailableError):
             raise  # of what was to be remembered nothing was kept: the drive ends
         except (Exception, asyncio.CancelledError) as error:
             _pass_on(error)
-            return performer.crashed(command, error)
+            return performer.crashed(command, _cause(error))
 
     async def _call(self, performer: Performer, call: Call) -> Performed:
         server = performer.drive.servers[call.route.alias]
@@ -199,12 +227,11 @@ class AsyncRunner:
             if (acall := getattr(server, "acall", None)) is not None:
                 answer = await acall(asked)
             else:
-                loop = asyncio.get_running_loop()
-                answer = await loop.run_in_executor(self.tools, server.call, asked)
+                answer = await _on(self.threads.tools, server.call, asked)
             return performer.called(call, answer)
         except (Exception, asyncio.CancelledError) as error:
             _pass_on(error)
-            return performer.tool_crashed(call, error)
+            return performer.tool_crashed(call, _cause(error))
 
     async def _discover(self, performer: Performer, command: Discover) -> Performed:
         places = asyncio.Semaphore(ASKED_AT_ONCE)
@@ -222,18 +249,47 @@ class AsyncRunner:
     async def _ask(
         self, server: ToolServer, limit: float
     ) -> tuple[Offer, ...] | Failure:
-        loop = asyncio.get_running_loop()
         try:
-            found = await loop.run_in_executor(self.tools, server.discover, limit)
-            return catalog(found)
+            if (adiscover := getattr(server, "adiscover", None)) is not None:
+                return catalog(await adiscover(limit))
+            return catalog(await _on(self.threads.errands, server.discover, limit))
         except (Exception, asyncio.CancelledError) as error:
             _pass_on(error)
-            message = f"the server raised {type(error).__name__}"
+            message = f"the server raised {type(_cause(error)).__name__}"
             return Failure(kind="discovery_refused", message=message)
 
 
 def _close(ready: Drive) -> None:
     close_servers(ready.opened)
+
+
+async def _on(pool: Executor, function: Callable[..., T], *args: Any) -> T:
+    """What a function that may block gives, on a thread of the pool.
+
+    Raises:
+        EscapedError: it raised what is no `Exception`: a task that raised it would
+            end the event loop, or be taken for cancelled.
+    """
+
+    def work() -> T:
+        try:
+            return function(*args)
+        except Exception:
+            raise
+        except BaseException as error:
+            raise EscapedError(error) from error
+
+    return await asyncio.get_running_loop().run_in_executor(pool, work)
+
+
+def _cause(error: BaseException) -> BaseException:
+    return error.cause if isinstance(error, EscapedError) else error
+
+
+def _inferred(
+    performer: Performer, infer: Callable[..., Inference], command: Infer, *rest: Any
+) -> Performed:
+    return performer.inferred(command, infer(command, *rest))
 
 
 def _pass_on(error: BaseException) -> None:

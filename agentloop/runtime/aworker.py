@@ -15,6 +15,8 @@ from agentloop.runtime.arunner import AsyncRunner
 from agentloop.runtime.worker import MOST_PATIENCE
 
 log = logging.getLogger("agentloop")
+_NOT_OURS = (asyncio.CancelledError, KeyboardInterrupt, SystemExit)
+"""What is meant for the task or the process, not for the run that it drives."""
 
 
 class AsyncWorker:
@@ -101,7 +103,9 @@ class AsyncWorker:
             except StoreUnavailableError as error:
                 log.warning("the store is unavailable: %s", error)
                 busy, cut_off = False, True
-            except Exception:  # what no store may raise; others may be due
+            except _NOT_OURS:
+                raise
+            except BaseException:  # what no store may raise; others may be due
                 log.exception("claiming a run failed; the worker tries again")
                 failures += 1
                 busy = False
@@ -118,6 +122,7 @@ class AsyncWorker:
         self._driving.add(mailbox)  # before the claim, so that no stop is too early
         try:
             claim = await self._runner.claim()
+            self._cut_off.discard(asyncio.current_task())  # the store is there
             if claim is None:
                 self._more = False
                 return False
@@ -132,7 +137,9 @@ class AsyncWorker:
             await self._runner.run(claim, mailbox)
         except (LeaseLostError, StoreUnavailableError):
             raise
-        except Exception:
+        except _NOT_OURS:
+            raise
+        except BaseException:
             about = {"run_id": claim.run.id}
             told = "run %s ended its driver; the worker goes on"
             log.exception(told, claim.run.id, extra=about)

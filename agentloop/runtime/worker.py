@@ -154,6 +154,8 @@ class Worker:
     def _drive_one(self, mailbox: Mailbox) -> bool:
         """Drive a run that is due; whether to look for another one at once."""
         claim = self._runner.claim()
+        with self._changed:
+            self._cut_off.discard(threading.current_thread())  # the store is there
         if claim is None:
             self._more = False
             return False
