@@ -123,7 +123,9 @@ async def test_a_server_whose_list_can_be_awaited_is() -> None:
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize("escapes", [SystemExit, KeyboardInterrupt, GeneratorExit])
+@pytest.mark.parametrize(
+    "escapes", [SystemExit, KeyboardInterrupt, GeneratorExit, StopIteration]
+)
 async def test_what_a_tool_raises_on_a_thread_is_its_own(
     escapes: type[BaseException],
 ) -> None:
@@ -145,7 +147,10 @@ async def test_what_a_tool_raises_on_a_thread_is_its_own(
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("where", ["claim", "messages"])
-async def test_a_worker_outlives_what_is_no_exception(where: str) -> None:
+@pytest.mark.parametrize("blocking", [False, True], ids=["here", "on a thread"])
+async def test_a_worker_outlives_what_is_no_exception(
+    where: str, blocking: bool
+) -> None:
     """Whatever is raised around one run, the next one is driven."""
 
     class Odder(BaseException):
@@ -159,7 +164,7 @@ async def test_a_worker_outlives_what_is_no_exception(where: str) -> None:
             raise Odder
         return call(*args, **named)
 
-    store = Odd(blocking=False)
+    store = Odd(blocking=blocking)
     backend = ScriptedBackend(forever=lambda seen: says("done"))
     async with AsyncAgentLoop(backend, store, lease=0.05) as loop:
         talk = await loop.create_conversation(defaults={"model": "m"}, scope=SCOPE)

@@ -78,9 +78,9 @@ class StoreThreads:
             return function(*args)
         loop = asyncio.get_running_loop()
         try:
-            work = loop.run_in_executor(self.pool, function, *args)
+            work = loop.run_in_executor(self.pool, _contained, function, *args)
         except RuntimeError:  # closed already; what is stored can still be read
-            work = loop.run_in_executor(None, function, *args)
+            work = loop.run_in_executor(None, _contained, function, *args)
         return await work
 
 
@@ -264,22 +264,28 @@ def _close(ready: Drive) -> None:
 
 
 async def _on(pool: Executor, function: Callable[..., T], *args: Any) -> T:
-    """What a function that may block gives, on a thread of the pool.
+    """What a function that may block gives, on a thread of the pool."""
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(pool, _contained, function, *args)
+
+
+def _contained(function: Callable[..., T], *args: Any) -> T:
+    """Call, and let nothing out that a task could not raise.
+
+    What is no `Exception` would end the event loop, or be taken for a cancellation;
+    a `StopIteration` would never arrive, and its task wait for ever.
 
     Raises:
-        EscapedError: it raised what is no `Exception`: a task that raised it would
-            end the event loop, or be taken for cancelled.
+        EscapedError: one of these was raised.
     """
-
-    def work() -> T:
-        try:
-            return function(*args)
-        except Exception:
-            raise
-        except BaseException as error:
-            raise EscapedError(error) from error
-
-    return await asyncio.get_running_loop().run_in_executor(pool, work)
+    try:
+        return function(*args)
+    except StopIteration as error:
+        raise EscapedError(error) from error
+    except Exception:
+        raise
+    except BaseException as error:
+        raise EscapedError(error) from error
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -122,7 +122,8 @@ class AsyncWorker:
         self._driving.add(mailbox)  # before the claim, so that no stop is too early
         try:
             claim = await self._runner.claim()
-            self._cut_off.discard(asyncio.current_task())  # the store is there
+            for troubled in (self._cut_off, self._failing):  # the store is there
+                troubled.discard(asyncio.current_task())
             if claim is None:
                 self._more = False
                 return False

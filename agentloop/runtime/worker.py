@@ -155,7 +155,8 @@ class Worker:
         """Drive a run that is due; whether to look for another one at once."""
         claim = self._runner.claim()
         with self._changed:
-            self._cut_off.discard(threading.current_thread())  # the store is there
+            for troubled in (self._cut_off, self._failing):  # the store is there
+                troubled.discard(threading.current_thread())
         if claim is None:
             self._more = False
             return False
