@@ -155,9 +155,16 @@ async def test_tasks_wake_each_other_for_the_runs_of_another_process() -> None:
 
 def test_starts_that_nobody_could_take_leave_no_errands() -> None:
     """A thread that was busy meanwhile does not ask once for each start after it."""
-    store = Watched()
-    with AgentLoop(model(), store) as loop, loop.worker(1, poll=5):
+    store, go = Watched(), threading.Event()
+
+    def reply(_: Any) -> Any:
+        assert go.wait(60)
+        return says("done")
+
+    backend = ScriptedBackend(forever=reply)
+    with AgentLoop(backend, store) as loop, loop.worker(1, poll=5):
         ids = started(loop, 50)
+        go.set()
         while not ended(loop, ids):
             time.sleep(0.01)
         time.sleep(0.1)
