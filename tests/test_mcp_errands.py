@@ -73,6 +73,7 @@ async def test_who_gives_up_leaves_the_queue() -> None:
     last = asyncio.ensure_future(errands.run("one", stuck.work("c")))
     await asyncio.sleep(0)
     gone.cancel()
+    await asyncio.wait([gone])
     stuck.release.set()
     assert (await first, await last) == ("a", "c")
     assert stuck.begun == ["a", "c"]

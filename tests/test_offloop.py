@@ -123,9 +123,7 @@ async def test_a_server_whose_list_can_be_awaited_is() -> None:
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize(
-    "escapes", [SystemExit, KeyboardInterrupt, GeneratorExit, StopIteration]
-)
+@pytest.mark.parametrize("escapes", [SystemExit, KeyboardInterrupt, StopIteration])
 async def test_what_a_tool_raises_on_a_thread_is_its_own(
     escapes: type[BaseException],
 ) -> None:

@@ -272,19 +272,15 @@ async def _on(pool: Executor, function: Callable[..., T], *args: Any) -> T:
 def _contained(function: Callable[..., T], *args: Any) -> T:
     """Call, and let nothing out that a task could not raise.
 
-    What is no `Exception` would end the event loop, or be taken for a cancellation;
-    a `StopIteration` would never arrive, and its task wait for ever.
+    On the event loop the first two would end it, whoever they were meant for; a
+    `StopIteration` would never arrive, and its task wait for ever.
 
     Raises:
         EscapedError: one of these was raised.
     """
     try:
         return function(*args)
-    except StopIteration as error:
-        raise EscapedError(error) from error
-    except Exception:
-        raise
-    except BaseException as error:
+    except (SystemExit, KeyboardInterrupt, StopIteration) as error:
         raise EscapedError(error) from error
 
 
