@@ -66,6 +66,7 @@ class Desk:
         self.journal = journal
         self.state: LoopState = drive.state
         self.flying: dict[EffectId, Effect] = {}
+        self._due: dict[EffectId, Effect] = {}
         self._waiting: dict[EffectId, tuple[float, Effect]] = {}
         self._told: list[Told] = [*drive.told]
         self._clock = clock
@@ -89,25 +90,32 @@ class Desk:
 
     @property
     def quiet(self) -> bool:
-        """Whether nothing is under way, and nothing waits for its time."""
-        return not self.flying and not self._waiting
+        """Whether nothing is under way, due, or waiting for its time."""
+        return not (self.flying or self._due or self._waiting)
 
     def plan(self) -> None:
         """Schedule whatever the state asks for and is not under way yet."""
         for effect in effects_of(next_command(self.state)):
             id_ = effect_id(effect)
-            if id_ in self.flying or id_ in self._waiting:
+            if id_ in self.flying or id_ in self._due or id_ in self._waiting:
                 continue
-            wait = 0.0
-            if effect.delay or effect.at_least:
-                wait = self.performer.options.pause(effect.delay, effect.at_least)
-            due = self._clock.monotonic() + wait if wait > 0 else 0.0
-            self._waiting[id_] = (due, effect)
+            self._schedule(id_, effect)
             if (told := of_effect(self.journal.run_id, effect)) is not None:
                 self._told.append(told)
 
+    def _schedule(self, id_: EffectId, effect: Effect) -> None:
+        """Have an effect begin at once, or when its time has come."""
+        wait = 0.0
+        if effect.delay or effect.at_least:
+            wait = self.performer.options.pause(effect.delay, effect.at_least)
+        if wait > 0:
+            self._waiting[id_] = self._clock.monotonic() + wait, effect
+        else:
+            self._due[id_] = effect
+
     def hold(self) -> None:
         """Begin nothing more; what is under way is still waited for."""
+        self._due.clear()
         self._waiting.clear()
 
     def put_back(self, effect: Effect) -> None:
@@ -116,7 +124,8 @@ class Desk:
 
     def hurry(self) -> None:
         """Let what is scheduled be due now; its time was waited for elsewhere."""
-        self._waiting = {id_: (0.0, each) for id_, (_, each) in self._waiting.items()}
+        self._due.update((id_, each) for id_, (_, each) in self._waiting.items())
+        self._waiting.clear()
 
     def pause(self) -> float:
         """Seconds to pass before the command that is due, within the run's time."""
@@ -143,15 +152,15 @@ class Desk:
         """The effects whose time has come; from now on they are under way."""
         if self.finished:
             return []
-        now = self._clock.monotonic()
-        ready = [id_ for id_, (due, _) in self._waiting.items() if due <= now]
-        return [self._begin(id_) for id_ in ready]
-
-    def _begin(self, id_: EffectId) -> Effect:
-        """Put an effect under way."""
-        _, effect = self._waiting.pop(id_)
-        self.flying[id_] = effect
-        return effect
+        if self._waiting:
+            now = self._clock.monotonic()
+            for id_, (due, effect) in tuple(self._waiting.items()):
+                if due <= now:
+                    self._due[id_] = effect
+                    del self._waiting[id_]
+        begun, self._due = self._due, {}
+        self.flying.update(begun)
+        return list(begun.values())
 
     @property
     def alone(self) -> bool:
