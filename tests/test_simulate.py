@@ -162,6 +162,15 @@ def test_the_number_of_processes_has_no_say() -> None:
     )
 
 
+@pytest.mark.parametrize("seed", [639_779, 716_527])
+def test_a_client_may_come_a_day_late(seed: int) -> None:
+    """Its key is pruned by then, and the ids it answers are others' calls.
+
+    In a million seeds these two accused the library, of an answer that is right.
+    """
+    assert simulate(seed).steps > 0
+
+
 def test_a_hunt_out_of_time_has_simulated_the_first_seeds() -> None:
     """What was begun is a range without gaps, and it is told how far it came."""
     heard: list[Progress] = []
