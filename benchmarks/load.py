@@ -4,7 +4,8 @@ A server process (SQLite, worker inside, a model that takes 50 ms, 8 iterations 
 run) takes 200 runs from a client process, which polls them until all have ended. It
 serves what `agentloop serve` does: the asynchronous face, its tool on threads, and a
 model that cannot be awaited. With `--face async` the model can be and the tool is
-called where runs are driven, with `--face sync` threads drive.
+called where runs are driven, with `--face sync` threads drive. `--workers` says how
+many runs it drives at once: all of them, or as `serve` does unless told otherwise 16.
 Printed: how they ended, answers of 5xx, the spread of `GET /agents/runs/{id}` while
 they ran, and the server's memory before, at the peak and after.
 """
@@ -93,17 +94,17 @@ def note(text: str) -> str:
     return text
 
 
-def serve_here(file: str, face: str) -> None:
+def serve_here(file: str, face: str, workers: int) -> None:
     store = SQLiteStore(file)
     make = AgentLoop if face == "sync" else AsyncAgentLoop
     model = AwaitedModel() if face == "async" else SlowModel()
     tools: Any = [note]
     if face == "serve":
         tools = OffLoop(FunctionTools(tools))
-    loop = make(model, store, {"desk": tools}, in_flight=WORKERS)
+    loop = make(model, store, {"desk": tools}, in_flight=workers)
     serving = Serving(
         port=0,
-        workers=WORKERS,
+        workers=workers,
         ready=lambda url: print(url, flush=True),
         drain_seconds=5,
         keep_alive=60,  # or an idle connection ends just when the client takes it
@@ -234,11 +235,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--face", choices=("serve", "async", "sync"), default="serve")
+    parser.add_argument("--workers", type=int, default=WORKERS)
     parser.add_argument("--serve", metavar="FILE")
     given = parser.parse_args()
     if given.serve:
         gc.freeze()
-        serve_here(given.serve, given.face)
+        serve_here(given.serve, given.face, given.workers)
         return
     with tempfile.TemporaryDirectory() as folder:
         command = [
@@ -247,6 +249,8 @@ def main() -> None:
             "benchmarks.load",
             "--face",
             given.face,
+            "--workers",
+            str(given.workers),
             "--serve",
             f"{folder}/load.db",
         ]
