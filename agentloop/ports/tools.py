@@ -55,8 +55,9 @@ class ToolServer(Protocol):
     """The tools under one alias. Shared by all threads.
 
     A server with `async def acall`, with the signature of `call`, is awaited by
-    the async driver instead of using a thread. One with `reports`, a tuple of lines
-    about what its last discovery left out, has them told in an event of the run.
+    the async driver instead of using a thread; so is `async def adiscover`. One with
+    `reports`, a tuple of lines about what its last discovery left out, has them told
+    in an event of the run.
     One with `keeps_time` true promises that `call` ends soon after its time-out and
     once it is abandoned; it is called on the thread of the run where a call of any
     other takes a thread of its own, so that a run can end without it. One with
