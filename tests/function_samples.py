@@ -11,7 +11,7 @@ import pydantic
 
 from agentloop.core.catalog import Failure
 from agentloop.core.content import Text
-from agentloop.ports import ToolAnswer, ToolCall
+from agentloop.ports import ToolAnswer, ToolCall, effect_key
 from agentloop.tools.functions import FunctionTools
 from tests.faces import SCOPE
 
@@ -77,12 +77,15 @@ class Tree:
     kids: "list[Tree]"
 
 
+KEY = effect_key("run-1", "1.0")
+
+
 def call_of(name: str, timeout: float | None = None, **arguments: object) -> ToolCall:
     """A call as the loop makes it."""
     return ToolCall(
         run_id="run-1",
         scope=SCOPE,
-        effect_key="key-1",
+        key="1.0",
         tool_use_id="use-1",
         name=name,
         arguments=arguments,

@@ -7,8 +7,10 @@ from typing import Any
 
 from agentloop.core.catalog import Failure
 from agentloop.core.content import Text
-from agentloop.ports import ToolAnswer, ToolCall
+from agentloop.ports import ToolAnswer, ToolCall, effect_key
 from tests.faces import SCOPE
+
+KEY = effect_key("r", "1.0")
 
 
 def a_call(name: str = "t", timeout: float | None = 10.0, **arguments: Any) -> ToolCall:
@@ -16,7 +18,7 @@ def a_call(name: str = "t", timeout: float | None = 10.0, **arguments: Any) -> T
     return ToolCall(
         run_id="r",
         scope=SCOPE,
-        effect_key="effect-1",
+        key="1.0",
         tool_use_id="u",
         name=name,
         arguments=arguments,

@@ -24,8 +24,7 @@ from agentloop.core.history import problems
 from agentloop.core.machine import next_command
 from agentloop.core.phases import Finish
 from agentloop.core.routing import InDoubt, Offer
-from agentloop.ports import Reader, RunRef, ToolAnswer, ToolCall
-from agentloop.runtime.present import effect_key
+from agentloop.ports import Reader, RunRef, ToolAnswer, ToolCall, effect_key
 from agentloop.testing.fixed import CountedIds, HandClock
 from agentloop.testing.scripted import Reply, ScriptedBackend, Seen
 from agentloop.wire.standing import Standing, standing_from, standing_text

@@ -21,6 +21,7 @@ from agentloop.ports import ToolAnswer
 from agentloop.tools.functions import FunctionTools, Tool, ToolContext, tool
 from tests.faces import SCOPE
 from tests.function_samples import (
+    KEY,
     Color,
     Guest,
     Model,
@@ -607,7 +608,7 @@ def test_the_context_is_filled_in_and_not_shown() -> None:
         return f"{amount} {ids} {context.scope.user_id}"
 
     assert list(schema_of(pay)["properties"]) == ["amount"]
-    assert only_text(ask(pay, amount=3)) == f"3 key-1 run-1 use-1 {SCOPE.user_id}"
+    assert only_text(ask(pay, amount=3)) == f"3 {KEY} run-1 use-1 {SCOPE.user_id}"
     forged = ask(pay, amount=3, context={"effect_key": "mine"})
     assert isinstance(forged, Failure)
 
@@ -630,7 +631,7 @@ def test_an_optional_context_is_filled_in_as_well(hint: object) -> None:
 
     pay.__annotations__ = {"amount": int, "context": hint}
     assert list(schema_of(pay)["properties"]) == ["amount"]
-    assert only_text(ask(pay, amount=3)) == "3 key-1"
+    assert only_text(ask(pay, amount=3)) == f"3 {KEY}"
     forged = {"run_id": "r", "effect_key": "mine", "tool_use_id": "u"}
     assert isinstance(ask(pay, amount=3, context=forged), Failure)
 

@@ -660,7 +660,7 @@ async def ahang() -> None:
     threading.Event().wait()  # blocks its loop as well
 tools = FunctionTools([hang, ahang])
 for name in ("hang", "ahang"):
-    print(tools.call(ToolCall(run_id="r", scope=None, effect_key="e", tool_use_id="t",
+    print(tools.call(ToolCall(run_id="r", scope=None, key="1.0", tool_use_id="t",
                               name=name, arguments={}, timeout=0.01)).kind)
 """
     done = subprocess.run(
@@ -687,7 +687,7 @@ async def aecho(x: int) -> str:
 tools = FunctionTools([echo, aecho])
 def ask(x):
     for name in ("echo", "aecho"):
-        call = ToolCall(run_id="r", scope=None, effect_key="e", tool_use_id="t",
+        call = ToolCall(run_id="r", scope=None, key="1.0", tool_use_id="t",
                         name=name, arguments={"x": x}, timeout=30.0)
         print(tools.call(call).content[0].text, flush=True)
 ask(1)

@@ -66,7 +66,8 @@ class Runs(RuleBasedStateMachine):
 
     def happens(self, event: Event) -> LoopState:
         before, self.state = self.state, step(self.state, event)
-        self.events.append(event)
+        if self.state is not before:  # what came too early may be due later on
+            self.events.append(event)
         if isinstance(self.state.phase, Inferring):
             self.inferences.add(self.state.iterations)
         return before

@@ -32,7 +32,7 @@ from agentloop.tools.mcp import (
 )
 from agentloop.tools.mcp.errands import SHARE, Errands
 from tests.faces import SCOPE
-from tests.mcp_calls import a_call, after, failure_of, text_of, until
+from tests.mcp_calls import KEY, a_call, after, failure_of, text_of, until
 from tests.servers import real_mcp
 from tests.servers.hostile_mcp import HostileServer, hostile_server
 from tests.servers.real_process import RealServer, real_server
@@ -80,7 +80,7 @@ CONTENT: dict[str, ToolAnswer] = {
     ),
     "structured": ToolAnswer((Text("two slots"), Json({"slots": [10, 14]}))),
     "fails": ToolAnswer((Text("no such room"),), is_error=True),
-    "meta": ToolAnswer((Json({"key": "effect-1"}),)),
+    "meta": ToolAnswer((Json({"key": KEY}),)),
 }
 
 
@@ -631,7 +631,7 @@ from agentloop.ports import ToolAnswer, ToolCall
 from agentloop.tools.mcp import McpDirectory, McpOptions
 from tests.faces import SCOPE
 
-call = ToolCall(run_id="r", scope=SCOPE, effect_key="e", tool_use_id="u", name="t",
+call = ToolCall(run_id="r", scope=SCOPE, key="1.0", tool_use_id="u", name="t",
                 arguments={{}})
 directory = McpDirectory(McpOptions(allow_private=True, timeout=30))
 server = McpServer(alias="far", url="{hostile.url("honest")}")

@@ -16,7 +16,7 @@ from agentloop.core.content import Document, Image, Json, Text
 from agentloop.ports import ToolAnswer
 from agentloop.tools.mcp import EFFECT_KEY, StdioOptions, StdioServer
 from agentloop.wire import Limits
-from tests.mcp_calls import a_call, after, failure_of, text_of, until
+from tests.mcp_calls import KEY, a_call, after, failure_of, text_of, until
 from tests.servers import hostile_stdio, real_mcp
 
 REAL = str(Path(real_mcp.__file__))
@@ -87,7 +87,7 @@ CONTENT: dict[str, ToolAnswer] = {
     "structured": ToolAnswer((Text("two slots"), Json({"slots": [10, 14]}))),
     "fails": ToolAnswer((Text("no such room"),), is_error=True),
     "asks_back": ToolAnswer((Text("you are there"),)),
-    "meta": ToolAnswer((Json({"key": "effect-1"}),)),
+    "meta": ToolAnswer((Json({"key": KEY}),)),
 }
 
 

@@ -5,7 +5,8 @@ import uuid
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentloop.runtime.present import derived_id, effect_key, job_id
+from agentloop.ports import derived_id, effect_key
+from agentloop.runtime.present import job_id
 
 NAMESPACE = uuid.UUID("6f0c6a0e-5d0f-5b52-9d0b-2f6f0b1c9a31")
 

@@ -30,6 +30,8 @@ This module must not hold I/O, clocks, randomness or ids. `jitter` belongs to
 whoever sleeps, parsing to whoever receives bytes.
 """
 
+from collections.abc import Iterable
+from types import NoneType
 from typing import assert_never
 
 from attrs import evolve
@@ -43,7 +45,6 @@ from agentloop.core.content import (
     ToolUse,
     is_blank,
     texts,
-    tool_results,
     tool_uses,
 )
 from agentloop.core.history import OUTCOME_UNKNOWN, close, error_result
@@ -216,10 +217,10 @@ def _next_try(
 
 def _read_turn(state: LoopState, event: ModelReplied, usage: Usage) -> LoopState:
     """What the model said decides what follows (rules 2 to 6)."""
-    content = event.message.content
-    if any(map(is_blank, content)):
-        content = tuple(block for block in content if not is_blank(block))
-    said = Message("assistant", content)
+    said = event.message
+    kept = [block for block in said.content if not is_blank(block)]
+    if said.role != "assistant" or len(kept) < len(said.content):
+        said = Message("assistant", tuple(kept))
     uses = tool_uses(said)
     if problem := _unusable(said, uses):
         return _void(evolve(state, usage=usage), event.stop, problem)
@@ -240,15 +241,20 @@ def _read_turn(state: LoopState, event: ModelReplied, usage: Usage) -> LoopState
 
 def _unusable(said: Message, uses: tuple[ToolUse, ...]) -> str | None:
     """Why a turn cannot be kept at all, because no history could hold it."""
-    ids = [use.tool_use_id for use in uses]
-    if len(set(ids)) < len(ids):
-        twice = next(id_ for id_ in ids if ids.count(id_) > 1)
+    if len(uses) > 1 and (twice := _repeated([use.tool_use_id for use in uses])):
         return f"it uses the tool_use_id {twice!r} for two calls"
-    if tool_results(said):
+    kinds = set(map(type, said.content))
+    if ToolResult in kinds:
         return "it holds results, which only a caller or a tool may give"
-    if not uses and not any(isinstance(block, Text) for block in said.content):
+    if not uses and Text not in kinds:
         return "it holds neither text nor a tool call"
     return None
+
+
+def _repeated(ids: list[str]) -> str | None:
+    if len(set(ids)) == len(ids):
+        return None
+    return next(id_ for id_ in ids if ids.count(id_) > 1)
 
 
 def _void(state: LoopState, stop: str, problem: str) -> LoopState:
@@ -275,9 +281,8 @@ def _plan_calls(state: LoopState, uses: tuple[ToolUse, ...]) -> LoopState:
     if routing is None:
         raise AssertionError("inference begins only when routing is known")
     routes = [resolve(routing, use.name) for use in uses]
-    lost = [route for route in routes if isinstance(route, Failure)]
-    if lost and state.plan.on_unresolved_call == "fail":
-        return _fail(state, lost[0].type, _told(lost[0]))
+    if Failure in map(type, routes) and state.plan.on_unresolved_call == "fail":
+        return _failed_first(state, routes)
     phase = _sort_calls(state.iterations, uses, routes)
     if not phase.asked and state.iterations >= state.plan.max_iterations:
         type_ = "AgentLoopMaxIterationsExceeded"
@@ -379,17 +384,21 @@ def _rescheduled(
 
 def _settle(state: LoopState, phase: CallingTools) -> LoopState:
     """Stay while calls are open; otherwise close the turn and go on (rule 5)."""
-    last = len(phase.calls) if phase.barred is None else phase.barred
-    if None in phase.results[:last]:
+    if NoneType in map(type, phase.results[: phase.barred]):
         return _calling(state, phase, state.log)
-    for result in phase.results:
-        if isinstance(result, Failure):
-            after = _calling(state, phase, state.log)
-            return _fail(after, result.type, _told(result))
+    if Failure in map(type, phase.results):
+        after = _calling(state, phase, state.log)
+        return _failed_first(after, phase.results)
     log = _with_results(state.log, phase)
     if phase.asked:
         return _finish(_calling(state, phase, log), RequiresAction(phase.asked))
     return _begin(state, log)
+
+
+def _failed_first(state: LoopState, found: Iterable[object]) -> LoopState:
+    """The run fails with the first failure among what was found."""
+    first = next(each for each in found if isinstance(each, Failure))
+    return _fail(state, first.type, _told(first))
 
 
 def _calling(state: LoopState, phase: CallingTools, log: Log) -> LoopState:

@@ -36,12 +36,20 @@ from agentloop.ports.store import (
     StoreUnavailableError,
     VersionMovedError,
 )
-from agentloop.ports.system import Clock, Ids, MissingExtraError, Observer, require
+from agentloop.ports.system import (
+    Clock,
+    Ids,
+    MissingExtraError,
+    Observer,
+    derived_id,
+    require,
+)
 from agentloop.ports.tools import (
     ServerDirectory,
     ToolAnswer,
     ToolCall,
     ToolServer,
+    effect_key,
 )
 
 __all__ = [
@@ -83,5 +91,7 @@ __all__ = [
     "ToolCall",
     "ToolServer",
     "VersionMovedError",
+    "derived_id",
+    "effect_key",
     "require",
 ]

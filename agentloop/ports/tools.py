@@ -9,9 +9,15 @@ from agentloop.core.content import Content, JsonObject
 from agentloop.core.routing import Offer
 from agentloop.core.run import Scope
 from agentloop.core.values import value
+from agentloop.ports.system import derived_id
 
 Abandoned: TypeAlias = Callable[[], bool]
 """Whether nobody waits for an answer any more."""
+
+
+def effect_key(run_id: str, call_key: str) -> str:
+    """The idempotency key of one call of a run's, the same for all its attempts."""
+    return derived_id(run_id, f"call/{call_key}")
 
 
 @value(kw_only=True)
@@ -21,8 +27,7 @@ class ToolCall:
     Attributes:
         run_id: the run whose model asked for the call.
         scope: who started that run, and for whom the tool therefore acts.
-        effect_key: the same for every attempt of the same call, and for no other:
-            an idempotency key for whatever the tool does.
+        key: which of the run's calls it is, such as `3.0`: iteration and place.
         tool_use_id: what the model calls the call.
         name: the tool's own name, without the alias.
         arguments: what the model passes.
@@ -35,12 +40,21 @@ class ToolCall:
 
     run_id: str
     scope: Scope
-    effect_key: str
+    key: str
     tool_use_id: str
     name: str
     arguments: JsonObject
     timeout: float | None = None
     abandoned: Abandoned | None = None
+
+    @property
+    def effect_key(self) -> str:
+        """The same uuid for every attempt of the same call, and for no other.
+
+        An idempotency key for whatever the tool does; made when it is asked for,
+        because few tools do.
+        """
+        return effect_key(self.run_id, self.key)
 
 
 @value

@@ -62,8 +62,12 @@ def of_effect(run_id: str, effect: Effect) -> Told | None:
             told = {"iteration": iteration, "attempt": attempt, "job_id": id_}
             return "job_submitted", told
         case Call(key, use, _, attempt):
-            told = {"key": key, "tool_use_id": use.tool_use_id, "name": use.name}
-            return "tool_started", {**told, "attempt": attempt}
+            return "tool_started", {
+                "key": key,
+                "tool_use_id": use.tool_use_id,
+                "name": use.name,
+                "attempt": attempt,
+            }
         case Discover():
             return None
 

@@ -50,7 +50,7 @@ from agentloop.runtime.hub import Hub
 from agentloop.runtime.narrate import Effect, Told
 from agentloop.runtime.options import Options
 from agentloop.runtime.prepare import Drive
-from agentloop.runtime.present import effect_key, job_id
+from agentloop.runtime.present import job_id
 from agentloop.runtime.records import Attempted
 from agentloop.schema import Validator, compile_schema, decode_answer
 from agentloop.wire import (
@@ -222,7 +222,7 @@ class Performer:
         return ToolCall(
             run_id=self.drive.row.id,
             scope=self._scope,
-            effect_key=effect_key(self.drive.row.id, call.key),
+            key=call.key,
             tool_use_id=call.use.tool_use_id,
             name=call.route.tool,
             arguments=call.use.arguments,

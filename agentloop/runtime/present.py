@@ -1,4 +1,4 @@
-"""Rows to the resources a caller sees, and the ids derived from rows.
+"""Rows to the resources a caller sees, and the ids of jobs and messages.
 
 The one place that turns stored bodies into values. A body that does not decode is
 the store's fault, not the caller's: `invalid-stored-field`, with the detail kept
@@ -7,7 +7,6 @@ for the log.
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from hashlib import sha1
 from typing import Any, TypeVar
 
 from attrs import fields_dict
@@ -32,6 +31,7 @@ from agentloop.ports import (
     JobRow,
     MessageRow,
     RunRow,
+    derived_id,
 )
 from agentloop.wire import WireError, dump, load, message_from, to_json, undump
 from agentloop.wire.checkpoint import (
@@ -49,9 +49,6 @@ _REMEMBERED = 64
 """How many texts keep what they decode to: a run is read several times, and many
 runs share a config. What is decoded is never changed, so it can be shared. Few,
 because a config may hold the schemas of a hundred tools."""
-_NAMESPACE = bytes.fromhex("6f0c6a0e5d0f5b529d0b2f6f0b1c9a31")
-_VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
-"""The digit with the two bits that every uuid has, by what it was before."""
 
 
 class StoredFieldError(RequestError):
@@ -65,29 +62,10 @@ class StoredFieldError(RequestError):
         return (StoredFieldError, (self.problem,))
 
 
-def derived_id(run_id: str, place: str) -> str:
-    """The id of a thing at a place within a run: always the same uuid.
-
-    It is a uuid of version 5 (RFC 9562, section 5.5), put together here because a
-    run asks for several per iteration and the standard class costs thrice as much.
-    """
-    name = _NAMESPACE + f"{run_id}/{place}".encode()
-    digest = sha1(name, usedforsecurity=False).hexdigest()
-    return (
-        f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}"
-        f"-{_VARIANT[digest[16]]}{digest[17:20]}-{digest[20:32]}"
-    )
-
-
 @lru_cache(maxsize=1024)  # an iteration asks for it three times
 def job_id(run_id: str, iteration: int) -> str:
     """The id of an iteration's inference job."""
     return derived_id(run_id, f"job/{iteration}")
-
-
-def effect_key(run_id: str, call_key: str) -> str:
-    """The idempotency key of one tool call, the same for all its attempts."""
-    return derived_id(run_id, f"call/{call_key}")
 
 
 def _stored(field: str, read: Callable[..., T], *args: Any) -> T:

@@ -27,13 +27,24 @@ from agentloop.core.content import (
     ToolResult,
 )
 from agentloop.ports import ToolAnswer, require
-from agentloop.wire import WireError, clean, clean_text, dump, load, quoted, to_json
+from agentloop.wire import (
+    WireError,
+    clean,
+    clean_text,
+    dump,
+    is_clean,
+    load,
+    quoted,
+    to_json,
+)
 
 MAX_BYTES: Final = 1024 * 1024
 NOTHING: Final = "The tool returned nothing."
 
 _MAX_MESSAGE: Final = 2000
 _MAX_DEPTH: Final = 100
+_LONGEST: Final = 6
+"""What a character in ASCII may take in JSON: `\\u001f`."""
 _BLOCKS: Final = get_args(Content)
 _Prepared: TypeAlias = tuple[Content, int, int]
 """A block, how many characters were replaced in it, and its size as JSON text."""
@@ -48,6 +59,8 @@ class Renderer:
 
     def returned(self, value: object) -> ToolAnswer:
         """The answer for a value that the function returned. Never raises."""
+        if type(value) is str and self._is_plain(value):
+            return ToolAnswer((Text(value),))
         try:
             return self._answer(value)
         except WireError as error:
@@ -57,6 +70,10 @@ class Renderer:
         except Exception as error:  # the value's own code runs when it is read
             reason = _described(error)
         return failed(f"the result of '{self.name}' cannot be passed on: {reason}")
+
+    def _is_plain(self, text: str) -> bool:
+        """Whether a text is clean and short however JSON writes it, as most are."""
+        return len(text) * _LONGEST + 2 <= self.max_bytes and is_clean(text)
 
     def _answer(self, value: object) -> ToolAnswer:
         content: list[Content] = []

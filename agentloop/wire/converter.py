@@ -116,8 +116,13 @@ def clean_blocks(blocks: tuple[Any, ...]) -> tuple[tuple[Any, ...], int]:
     Raises:
         WireError: something in them has no JSON form.
     """
-    if all(map(_is_seen_clean, blocks)):
-        return blocks, 0
+    for block in blocks:
+        if not _is_seen_clean(block):
+            return _cleaned(blocks)
+    return blocks, 0
+
+
+def _cleaned(blocks: tuple[Any, ...]) -> tuple[tuple[Any, ...], int]:
     cleaned: list[Any] = []
     count = 0
     for block in blocks:

@@ -115,7 +115,7 @@ def test_calling_a_function(benchmark):
     call = ToolCall(
         run_id="r",
         scope=SCOPE,
-        effect_key="k",
+        key="1.0",
         tool_use_id="t",
         name="free_slots",
         arguments=ARGUMENTS,

@@ -24,8 +24,8 @@ from functools import lru_cache
 from agentloop.core.content import ToolResult, tool_uses
 from agentloop.core.history import unanswered
 from agentloop.core.run import Attempt, Usage
-from agentloop.ports import AttemptRow, Reader, RunRow
-from agentloop.runtime.present import attempts_of, effect_key, job_id
+from agentloop.ports import AttemptRow, Reader, RunRow, effect_key
+from agentloop.runtime.present import attempts_of, job_id
 from agentloop.stores.memory import MemoryStore
 from agentloop.testing.simulate.ledger import CANARY, Ledger, Shelf, require
 from agentloop.testing.simulate.outside import Deeds
