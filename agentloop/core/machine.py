@@ -78,7 +78,7 @@ from agentloop.core.phases import (
     ToolFailed,
     ToolReturned,
 )
-from agentloop.core.routing import Route, Routing, ServerRoute, resolve
+from agentloop.core.routing import Routing, ServerRoute, resolve
 from agentloop.core.run import Usage
 
 _VOID_STOPS = {
@@ -101,19 +101,25 @@ def start(plan: Plan, opening: Message, routing: Routing | None) -> LoopState:
 
 def next_command(state: LoopState) -> Command:
     """What is to be done now; the same command for the same state, always."""
-    match state.phase:
-        case Inferring(attempt, delay, at_least):
-            first = state.iterations == 1
-            choice = state.plan.tool_choice if first else _AUTO
-            return Infer(state.iterations, attempt, delay, at_least, choice, state.log)
-        case CallingTools() as phase:
+    phase = state.phase
+    match phase:
+        case Inferring():
+            return _infer(state, phase)
+        case CallingTools():
             return CallTools(_window(state.plan, phase))
         case Discovering(attempt, delay, at_least):
             return Discover(state.plan.servers, attempt, delay, at_least)
         case Finished(outcome):
             return Finish(outcome, _keeps(state.log, outcome))
         case _:
-            assert_never(state.phase)
+            assert_never(phase)
+
+
+def _infer(state: LoopState, phase: Inferring) -> Infer:
+    """The inference that is due; a tool choice is for the first one (rule 1)."""
+    number = state.iterations
+    choice = state.plan.tool_choice if number == 1 else _AUTO
+    return Infer(number, phase.attempt, phase.delay, phase.at_least, choice, state.log)
 
 
 def step(state: LoopState, event: Event) -> LoopState:
@@ -280,10 +286,9 @@ def _plan_calls(state: LoopState, uses: tuple[ToolUse, ...]) -> LoopState:
     routing = state.routing
     if routing is None:
         raise AssertionError("inference begins only when routing is known")
-    routes = [resolve(routing, use.name) for use in uses]
-    if Failure in map(type, routes) and state.plan.on_unresolved_call == "fail":
-        return _failed_first(state, routes)
-    phase = _sort_calls(state.iterations, uses, routes)
+    phase = open_turn(state.iterations, uses, routing)
+    if phase.told and state.plan.on_unresolved_call == "fail":
+        return _failed_first(state, [resolve(routing, use.name) for use in uses])
     if not phase.asked and state.iterations >= state.plan.max_iterations:
         type_ = "AgentLoopMaxIterationsExceeded"
         return _fail(state, type_, describe(type_, n=state.iterations))
@@ -294,16 +299,11 @@ def open_turn(
     iteration: int, uses: tuple[ToolUse, ...], routing: Routing
 ) -> CallingTools:
     """The phase a turn's calls begin with; also how a stored phase is rebuilt."""
-    return _sort_calls(iteration, uses, [resolve(routing, u.name) for u in uses])
-
-
-def _sort_calls(
-    iteration: int, uses: tuple[ToolUse, ...], routes: list[Route | Failure]
-) -> CallingTools:
     calls: list[Call] = []
     asked: list[ToolUse] = []
     told: list[ToolResult] = []
-    for position, (use, route) in enumerate(zip(uses, routes, strict=True)):
+    for position, use in enumerate(uses):
+        route = resolve(routing, use.name)
         if isinstance(route, ServerRoute):
             calls.append(Call(f"{iteration}.{position}", use, route))
         elif isinstance(route, Failure):
@@ -409,12 +409,11 @@ def _calling(state: LoopState, phase: CallingTools, log: Log) -> LoopState:
 
 def _with_results(log: Log, phase: CallingTools) -> Log:
     """The log with the turn's results in call order, if we have any to give."""
-    done = _by_id(phase)
-    if not done:
-        return log
-    uses = tool_uses(log[-1])
-    blocks = [done[use.tool_use_id] for use in uses if use.tool_use_id in done]
-    return log.append(Message("tool", tuple(blocks)))
+    blocks = [found for found in phase.results if isinstance(found, ToolResult)]
+    if phase.told:
+        done, uses = _by_id(phase), tool_uses(log[-1])
+        blocks = [done[use.tool_use_id] for use in uses if use.tool_use_id in done]
+    return log.append(Message("tool", tuple(blocks))) if blocks else log
 
 
 def _by_id(phase: CallingTools) -> dict[str, ToolResult]:

@@ -35,13 +35,15 @@ from agentloop.runtime.perform import Performed, Performer
 
 EffectId: TypeAlias = tuple[str, int]
 Happened: TypeAlias = Performed | CancelRequested | DeadlinePassed
+_CUT_SHORT = (ToolFailed, DiscoveryFailed)
+"""What an effect may come to because nobody waits for it any more."""
 
 
 def effects_of(command: Command) -> tuple[Effect, ...]:
     """The single effects of a command."""
     match command:
-        case CallTools(window):
-            return window
+        case CallTools():
+            return command.window
         case Finish():
             return ()
         case _:
@@ -189,8 +191,7 @@ class Desk:
                 self._take_performed(item, stopping=stopping)
             else:
                 self._give_up(item)
-        left = self.performer.time_left()
-        if left is not None and left <= 0 and not self.finished:
+        if self._is_over_time() and not self.finished:
             self._give_up(DeadlinePassed())
 
     def _take_performed(self, done: Performed, *, stopping: bool = False) -> None:
@@ -201,9 +202,12 @@ class Desk:
         if isinstance(done.effect, Discover) and self.performer.drive.toolbox:
             self.journal.keep_setup_once(self.performer.drive)
         self._told.extend(done.told)
-        event = self._in_time(done.event)
-        if stopping and isinstance(event, ToolFailed | DiscoveryFailed):
-            return  # it was cut short by the cancel, which tells the end
+        event = done.event
+        if isinstance(event, _CUT_SHORT):
+            if stopping:
+                return  # by the cancel, which tells the end
+            if self._is_over_time():  # cut short by that, so not at fault
+                event = DeadlinePassed()
         if stopping and self._would_succeed(event):
             self._count(event)  # a cancel that was accepted wins over a late success
             return
@@ -219,12 +223,9 @@ class Desk:
             usage = self.state.usage.plus(event.usage)
             self.state = evolve(self.state, usage=usage)
 
-    def _in_time(self, event: Event) -> Event:
-        """A call that was cut short by the run's own deadline is not at fault."""
-        if not isinstance(event, ToolFailed | DiscoveryFailed):
-            return event
+    def _is_over_time(self) -> bool:
         left = self.performer.time_left()
-        return DeadlinePassed() if left is not None and left <= 0 else event
+        return left is not None and left <= 0
 
     def _give_up(self, why: CancelRequested | DeadlinePassed) -> None:
         """End the run; an inference under way is recorded as given up."""

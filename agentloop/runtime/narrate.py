@@ -35,16 +35,17 @@ def of_event(before: LoopState, event: Event, after: LoopState) -> list[Told]:
     if after is before:
         return []
     match event:
-        case ToolReturned(key, _, is_error):
-            return [("tool_finished", {**_call(before, key), "is_error": is_error})]
+        case ToolReturned():
+            told = {**_call(before, event.key), "is_error": event.is_error}
+            return [("tool_finished", told)]
         case Discovered(routing):
             return [("tools_discovered", {"tools": len(routing.routes)})]
         case ModelFailed(attempt=attempt, failure=failure):
             place = {"iteration": before.iterations, "attempt": attempt}
-            told: list[Told] = [("attempt_discarded", {**place, **_why(failure)})]
+            found: list[Told] = [("attempt_discarded", {**place, **_why(failure)})]
             if isinstance(after.phase, Inferring):
-                told.append(("retry_wait", {**place, **_span(after.phase)}))
-            return told
+                found.append(("retry_wait", {**place, **_span(after.phase)}))
+            return found
         case ToolFailed(key, attempt, failure):
             place = {**_call(before, key), "attempt": attempt, **_why(failure)}
             if (again := _open_call(after, key)) is not None:
@@ -57,16 +58,18 @@ def of_event(before: LoopState, event: Event, after: LoopState) -> list[Told]:
 def of_effect(run_id: str, effect: Effect) -> Told | None:
     """What beginning an effect is called; retries were announced already."""
     match effect:
-        case Infer(iteration, attempt):
-            id_ = job_id(run_id, iteration)
-            told = {"iteration": iteration, "attempt": attempt, "job_id": id_}
-            return "job_submitted", told
-        case Call(key, use, _, attempt):
+        case Infer():
+            return "job_submitted", {
+                "iteration": effect.iteration,
+                "attempt": effect.attempt,
+                "job_id": job_id(run_id, effect.iteration),
+            }
+        case Call():
             return "tool_started", {
-                "key": key,
-                "tool_use_id": use.tool_use_id,
-                "name": use.name,
-                "attempt": attempt,
+                "key": effect.key,
+                "tool_use_id": effect.use.tool_use_id,
+                "name": effect.use.name,
+                "attempt": effect.attempt,
             }
         case Discover():
             return None
