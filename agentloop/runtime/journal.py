@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from itertools import count
 from time import monotonic
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 from agentloop.core.catalog import describe
 from agentloop.core.config import Auto
@@ -49,7 +49,6 @@ from agentloop.wire.checkpoint import (
     versioned,
 )
 
-P = ParamSpec("P")
 T = TypeVar("T")
 COMMIT_TRIES = 4
 """How often a commit is tried at least while the store is away."""
@@ -160,11 +159,9 @@ class Journal:
 
     def _checkpoint(self, change: Checkpoint) -> bool:
         cancelled = self._stubbornly(
-            self._store.checkpoint,
-            self.lease,
-            self._revision,
-            change,
-            self._lease_seconds,
+            lambda: self._store.checkpoint(
+                self.lease, self._revision, change, self._lease_seconds
+            )
         )
         self._revision += 1
         self.cancelled = self.cancelled or bool(cancelled)
@@ -181,7 +178,7 @@ class Journal:
             self._state = None
             final = self._final(state, told)
             row = self._stubbornly(
-                self._store.finalize, self.lease, self._revision, final
+                lambda: self._store.finalize(self.lease, self._revision, final)
             )
         self._publish(final.last.events)
         lost = row.status != final.status
@@ -202,12 +199,16 @@ class Journal:
             iterations=state.iterations,
             setup=self._setup,
             first_message=self._messages,
-            messages=tuple(map(message_text, state.log.since(self._messages))),
+            messages=self._new_messages(state),
             results=self._new_results(state),
             jobs=self._new_jobs(state),
             attempts=tuple(self._attempts),
             events=self._events(told),
         )
+
+    def _new_messages(self, state: LoopState) -> tuple[str, ...]:
+        said = state.log.since(self._messages)
+        return tuple([message_text(message) for message in said])
 
     def _still_of(self, state: LoopState) -> str | None:
         """What is remembered of the inference under way, until it has its result."""
@@ -281,7 +282,7 @@ class Journal:
 
     # ------------------------------------------------------------ doing it
 
-    def _stubbornly(self, call: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+    def _stubbornly(self, call: Callable[[], T]) -> T:
         """Repeat a commit whose outcome is unknown: repeats change nothing.
 
         What it holds has been paid for, and the token keeps it harmless, so it is
@@ -291,7 +292,7 @@ class Journal:
         rested, began = 0.0, self.passed()
         for attempt in count(1):
             try:
-                return call(*args, **named)
+                return call()
             except StoreUnavailableError:
                 spent = max(rested, self.passed() - began)
                 stopping = attempt >= COMMIT_TRIES and self.stopping()

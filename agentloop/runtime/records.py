@@ -30,45 +30,51 @@ class Attempted:
 
 def attempt_row(run_id: str, done: Attempted) -> AttemptRow:
     """The row of an attempt that ended."""
-    command = done.command
+    command, report = done.command, done.report
     return AttemptRow(
         run_id=run_id,
         iteration=command.iteration,
         number=command.attempt,
-        body=f'{{"v":{SCHEMA_VERSION},{",".join(_told(done))}}}',
-        response=done.report.response,
+        body=_record(done),
+        response=report.response,
     )
 
 
-def _told(done: Attempted) -> Iterator[str]:
-    """The members of the record, joined rather than encoded: see `wire.lines`."""
-    event, report = done.event, done.report
-    yield f'"number":{done.command.attempt}'
-    if isinstance(event, ModelFailed):
-        failure = event.failure
-        yield f'"outcome":{quoted(failure.kind)},"message":{quoted(failure.message)}'
-        if failure.code is not None:
-            yield f'"code":{quoted(failure.code)}'
-    else:
-        yield '"outcome":"ok"'
-    yield f'"started_at":"{instant(done.began)}"'
-    yield f'"completed_at":"{instant(done.ended)}"'
+def _record(done: Attempted) -> str:
+    """The record, joined rather than encoded: see `wire.lines`."""
+    event = done.event
+    text = (
+        f'{{"v":{SCHEMA_VERSION},"number":{done.command.attempt},{_came_to(event)}'
+        f',"started_at":"{instant(done.began)}","completed_at":"{instant(done.ended)}"'
+    )
     if event.usage is not None:
-        yield f'"usage":{usage_text(event.usage)}'
+        text += f',"usage":{usage_text(event.usage)}'
+    report = done.report
     if report.request_sha256 is not None:
-        yield f'"request_sha256":{quoted(report.request_sha256)}'
+        text += f',"request_sha256":{quoted(report.request_sha256)}'
     if report.provider_request_id is not None:
-        yield f'"provider_request_id":{quoted(report.provider_request_id)}'
-    yield from _rarely_told(done)
+        text += f',"provider_request_id":{quoted(report.provider_request_id)}'
+    if done.streamed or report.notes or report.preceding:
+        text += "".join(_rarely_told(done))
+    return text + "}"
+
+
+def _came_to(event: ModelReplied | ModelFailed) -> str:
+    if isinstance(event, ModelReplied):
+        return '"outcome":"ok"'
+    failure = event.failure
+    code = "" if failure.code is None else f',"code":{quoted(failure.code)}'
+    told = f'"outcome":{quoted(failure.kind)},"message":{quoted(failure.message)}'
+    return told + code
 
 
 def _rarely_told(done: Attempted) -> Iterator[str]:
     if done.streamed:
-        yield '"streamed":true'
+        yield ',"streamed":true'
     if done.report.notes:
-        yield f'"notes":{dump(list(done.report.notes))}'
+        yield f',"notes":{dump(list(done.report.notes))}'
     if done.report.preceding:
-        yield f'"preceding":{dump([to_json(one) for one in done.report.preceding])}'
+        yield f',"preceding":{dump([to_json(one) for one in done.report.preceding])}'
 
 
 def lost_row(

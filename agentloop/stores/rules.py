@@ -176,10 +176,15 @@ def check_change(lease: Lease, change: Checkpoint, standing: Standing) -> None:
             problem = f"{event.id} follows {last}"
             raise ValueError(f"event ids of run {lease.run_id} do not rise: {problem}")
         last = event.id
-    rows: tuple[JobRow | AttemptRow, ...] = (*change.jobs, *change.attempts)
-    for row in rows:
-        if row.run_id != lease.run_id:
-            raise ValueError(f"rows of {row.run_id} came with the run {lease.run_id}")
+    for job in change.jobs:
+        _check_owner(lease, job)
+    for attempt in change.attempts:
+        _check_owner(lease, attempt)
+
+
+def _check_owner(lease: Lease, row: JobRow | AttemptRow) -> None:
+    if row.run_id != lease.run_id:
+        raise ValueError(f"rows of {row.run_id} came with the run {lease.run_id}")
 
 
 @frozen

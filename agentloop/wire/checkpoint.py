@@ -116,9 +116,9 @@ def _usage_text(usage: Usage) -> str:
 def _phase_text(phase: Phase) -> str:
     """A phase as text; most are first tries, which are written ready."""
     match phase:
-        case Inferring(1, 0.0, 0.0):
+        case Inferring() if phase.attempt == 1 and not (phase.delay or phase.at_least):
             return _FIRST_INFERENCE
-        case CallingTools(barred=None) if _are_first_tries(phase.calls):
+        case CallingTools() if phase.barred is None and _are_first_tries(phase.calls):
             return _FIRST_CALLS
         case _:
             return dump(_phase(phase))
