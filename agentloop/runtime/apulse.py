@@ -1,6 +1,7 @@
 """The heartbeat of every run that is driven on one event loop; see `pulse`.
 
-A task for each of them, because a store's answer to one must not hold up another.
+A task for each of them that lasts, because a store's answer to one must not hold up
+another.
 Nothing here knows what a drive does.
 """
 
@@ -35,14 +36,21 @@ class AsyncPulse:
         self._beating[lease] = mailbox, asyncio.current_task()
         if self._ending:
             mailbox.stop()
-        beat = asyncio.create_task(self._beat(lease, mailbox))
+        beats: list[asyncio.Task[None]] = []
+        loop = asyncio.get_running_loop()
+        # A timer first: most runs end before a beat is due, and need no task for it.
+        timer = loop.call_later(
+            self._lease_seconds / 3,
+            lambda: beats.append(loop.create_task(self._beat(lease, mailbox))),
+        )
         try:
             yield
         finally:
             del self._beating[lease]
             self._gone.set()
-            beat.cancel()
-            await asyncio.gather(beat, return_exceptions=True)
+            timer.cancel()
+            if beats:
+                await _ended(beats)
 
     def of(self, run_id: str) -> tuple[AsyncMailbox, ...]:
         """The mailboxes of a run's drives; a lost one may still be under way."""
@@ -64,18 +72,31 @@ class AsyncPulse:
             await self._gone.wait()
 
     async def _beat(self, lease: Lease, mailbox: AsyncMailbox) -> None:
-        while True:
+        kept = True
+        while kept:
+            kept = await self._is_kept(lease, mailbox)
             await asyncio.sleep(self._lease_seconds / 3)
-            try:
-                if await self._call(self._store.heartbeat, lease, self._lease_seconds):
-                    mailbox.post(CancelRequested())
-                self._failing = False
-            except LeaseLostError:
-                mailbox.lose()
-                return
-            except StoreUnavailableError:
-                continue  # the next beat may get through
-            except Exception:
-                if not self._failing:  # once is enough, until a beat gets through
-                    log.exception("a heartbeat failed; the next one may get through")
-                self._failing = True
+
+    async def _is_kept(self, lease: Lease, mailbox: AsyncMailbox) -> bool:
+        """Prolong a lease; whether it may be prolonged again."""
+        try:
+            if await self._call(self._store.heartbeat, lease, self._lease_seconds):
+                mailbox.post(CancelRequested())
+            self._failing = False
+        except LeaseLostError:
+            mailbox.lose()
+            return False
+        except StoreUnavailableError:
+            pass  # the next beat may get through
+        except Exception:
+            if not self._failing:  # once is enough, until a beat gets through
+                log.exception("a heartbeat failed; the next one may get through")
+            self._failing = True
+        return True
+
+
+async def _ended(beats: list[asyncio.Task[None]]) -> None:
+    """End what may be waiting for a store."""
+    for beat in beats:
+        beat.cancel()
+    await asyncio.gather(*beats, return_exceptions=True)
