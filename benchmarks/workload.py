@@ -41,6 +41,9 @@ TOOL_NAME = "rooms-free_slots"
 
 NO_POOL: Executor = ThreadPoolExecutor(1)  # lone effects run on this thread
 _USAGE = Usage(prompt_tokens=100, completion_tokens=20)
+_NOTHING_TO_REPORT = AttemptReport()
+_LOOKING = Text("Let me look.")
+_ANSWERED = (Text(ANSWER),)
 
 
 @tool(inline=True)
@@ -78,10 +81,10 @@ class LeanSession:
         number = command.iteration
         last = number >= self._turns
         content: tuple[Text | ToolUse, ...] = (
-            (Text(ANSWER),)
+            _ANSWERED
             if last
             else (
-                Text("Let me look."),
+                _LOOKING,
                 ToolUse(f"t{number}", TOOL_NAME, {"day": "Friday", "room": number}),
             )
         )
@@ -92,7 +95,7 @@ class LeanSession:
             stop="end_turn" if last else "tool_use",
             usage=_USAGE,
         )
-        return Inference(replied, AttemptReport())
+        return Inference(replied, _NOTHING_TO_REPORT)
 
     def request(self, command: Infer, job: JobContext) -> bytes:
         """There is no body."""

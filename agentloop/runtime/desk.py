@@ -97,13 +97,17 @@ class Desk:
 
     def plan(self) -> None:
         """Schedule whatever the state asks for and is not under way yet."""
+        nothing_known = self.quiet
         for effect in effects_of(next_command(self.state)):
             id_ = effect_id(effect)
-            if id_ in self.flying or id_ in self._due or id_ in self._waiting:
+            if not nothing_known and self._knows(id_):
                 continue
             self._schedule(id_, effect)
             if (told := of_effect(self.journal.run_id, effect)) is not None:
                 self._told.append(told)
+
+    def _knows(self, id_: EffectId) -> bool:
+        return id_ in self.flying or id_ in self._due or id_ in self._waiting
 
     def _schedule(self, id_: EffectId, effect: Effect) -> None:
         """Have an effect begin at once, or when its time has come."""

@@ -7,7 +7,6 @@ the state, then perform its command: the committed state is the intent.
 
 import threading
 from collections.abc import Callable, Sequence
-from itertools import count
 from time import monotonic
 from typing import TypeVar
 
@@ -289,8 +288,8 @@ class Journal:
         tried for a lease's time; after that another worker may well have the run.
         Who is to stop tries a few times only.
         """
-        rested, began = 0.0, self.passed()
-        for attempt in count(1):
+        rested, began, attempt = 0.0, self.passed(), 1
+        while True:
             try:
                 return call()
             except StoreUnavailableError:
@@ -298,10 +297,10 @@ class Journal:
                 stopping = attempt >= COMMIT_TRIES and self.stopping()
                 if stopping or spent >= self._lease_seconds:
                     raise
-                pause = min(0.05 * 2**attempt, LONGEST_REST)
-                self.rest(pause)
-                rested += pause
-        raise AssertionError("unreachable: the tries are not counted")
+            pause = min(0.05 * 2**attempt, LONGEST_REST)
+            self.rest(pause)
+            rested += pause
+            attempt += 1
 
     def _publish(self, rows: Sequence[EventRow]) -> None:
         if self._hub.silent:

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from attrs import evolve
 
 from agentloop.core.catalog import Failure, describe
-from agentloop.core.content import Content, Message, Text, tool_uses
+from agentloop.core.content import Content, Message, Text, ToolUse
 from agentloop.core.phases import (
     Answer,
     Call,
@@ -140,7 +140,7 @@ class Performer:
     def inferred(self, command: Infer, found: Inference) -> Performed:
         """The event of an attempt, with its answer decoded, and its record."""
         event, changed = self._cleaned(_addressed(command, found.event))
-        if isinstance(event, ModelReplied) and not tool_uses(event.message):
+        if isinstance(event, ModelReplied) and _is_last(event.message):
             event = evolve(event, answer=self._answer(event.message))
         report, now = found.report, self._clock.now()
         began = self._began or now
@@ -364,6 +364,11 @@ def catalog(found: object) -> tuple[Offer, ...] | Failure:
     return Failure(kind="discovery_refused", message=message)
 
 
+def _is_last(message: Message) -> bool:
+    """Whether a message calls nothing, so that it is the answer."""
+    return ToolUse not in map(type, message.content)
+
+
 def _addressed(
     command: Infer, event: ModelReplied | ModelFailed
 ) -> ModelReplied | ModelFailed:
@@ -395,12 +400,11 @@ def _storable(
     Raises:
         WireError: it has no JSON form, or its text is longer than the cap.
     """
-    texts = [block.text for block in content if type(block) is Text]
-    rough = sum(map(len, texts))
-    if rough > max_bytes:
+    lengths = [len(block.text) for block in content if type(block) is Text]
+    if (rough := sum(lengths)) > max_bytes:
         raise WireError("$", f"{rough} characters exceed the {max_bytes} allowed")
     content, changed = clean_blocks(content)
-    if len(texts) < len(content):
+    if len(lengths) < len(content):
         size = len(dump([to_json(block) for block in content]))
         if size > max_bytes:
             raise WireError("$", f"{size} bytes exceed the {max_bytes} allowed")

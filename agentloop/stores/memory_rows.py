@@ -97,7 +97,7 @@ class Run:
         if change.jobs:
             refuse_known("iteration", self.jobs, [job.iteration for job in change.jobs])
         if change.attempts:
-            refuse_known("attempt", self.attempts, map(_key, change.attempts))
+            refuse_known("attempt", self.attempts, list(map(_key, change.attempts)))
 
     def commit(self, change: Checkpoint, now: datetime) -> None:
         """Keep a change; messages end the turn whose results were kept."""

@@ -4,7 +4,7 @@ Who may write to a run, whether a commit is new or a repeat, whether a change fi
 what is stored, what may be pruned. Nothing in here reads or writes a row.
 """
 
-from collections.abc import Container, Hashable, Iterable
+from collections.abc import Container, Hashable, Sequence
 from datetime import datetime, timedelta
 from typing import Final as Constant
 from typing import Protocol, TypeVar
@@ -221,15 +221,16 @@ def prune_limit(now: datetime, before: str) -> str:
 
 
 def refuse_known(
-    kind: str, known: Container[Hashable], keys: Iterable[Hashable]
+    kind: str, known: Container[Hashable], keys: Sequence[Hashable]
 ) -> None:
     """Refuse keys that are known, or that come twice.
 
     Raises:
         ValueError: there is one.
     """
-    seen: set[Hashable] = set()
     for key in keys:
-        if key in known or key in seen:
+        if key in known:
             raise ValueError(f"the {kind} {key!r} is stored already")
-        seen.add(key)
+    if len(set(keys)) < len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the {kind} {twice!r} comes twice")
