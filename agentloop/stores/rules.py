@@ -233,4 +233,4 @@ def refuse_known(
             raise ValueError(f"the {kind} {key!r} is stored already")
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the {kind} {twice!r} comes twice")
+        raise ValueError(f"the {kind} {twice!r} is stored already")
