@@ -18,13 +18,15 @@ from agentloop.core.phases import (
     Failed,
     Finished,
     LoopState,
+    Outcome,
     Plan,
     RequiresAction,
 )
 from agentloop.core.routing import Offer
-from agentloop.core.run import Usage
-from agentloop.wire import WireError
+from agentloop.core.run import PendingToolCall, Usage
+from agentloop.wire import WireError, to_json
 from agentloop.wire.checkpoint import (
+    StoredResult,
     StoredSetup,
     header_text,
     is_idle,
@@ -37,8 +39,9 @@ from agentloop.wire.checkpoint import (
     setup_from,
     setup_text,
     state_from,
+    versioned,
 )
-from tests.strategies import states
+from tests.strategies import json_objects, json_values, states, texts
 
 GOLDEN = Path(__file__).parent / "golden" / "v1" / "checkpoint"
 
@@ -99,6 +102,28 @@ USAGE = Usage(prompt_tokens=7, completion_tokens=2, attempts_without_usage=1)
 def test_results_are_staged_and_read(name: str) -> None:
     """A result, or why there is none, comes back as it was."""
     assert result_from(result_text(RESULTS[name])) == RESULTS[name]
+
+
+@given(said=texts(), value=json_values(), arguments=json_objects())
+def test_outcomes_are_what_the_encoder_would_write(said, value, arguments) -> None:
+    """The terminal fields are joined by hand, character by character the same."""
+    call = PendingToolCall(said, said, arguments)
+    ends: list[tuple[Outcome, StoredResult]] = [
+        (
+            Completed(Answer(said, value)),
+            StoredResult(usage=USAGE, final_text=said, final_structured_output=value),
+        ),
+        (
+            Failed(said, said),
+            StoredResult(usage=USAGE, error_type=said, error_message=said),
+        ),
+        (
+            RequiresAction((ToolUse(said, said, arguments),)),
+            StoredResult(usage=USAGE, pending=(call,)),
+        ),
+    ]
+    for outcome, stored in ends:
+        assert outcome_text(outcome, USAGE) == versioned(to_json(stored))
 
 
 def test_setups_are_stored_and_read() -> None:

@@ -15,7 +15,7 @@ from attrs import evolve, frozen
 
 from agentloop.core.catalog import Failure
 from agentloop.core.config import Config
-from agentloop.core.content import Message, ToolResult, tool_uses
+from agentloop.core.content import Message, ToolResult, ToolUse, tool_uses
 from agentloop.core.machine import open_turn
 from agentloop.core.phases import (
     Call,
@@ -35,6 +35,7 @@ from agentloop.core.phases import (
 from agentloop.core.routing import Catalogs, Offer, Routing, assemble
 from agentloop.core.run import PendingToolCall, Usage
 from agentloop.wire.converter import SCHEMA_VERSION, load, to_json
+from agentloop.wire.lines import quoted, usage_text
 from agentloop.wire.text import WireError, dump, undump
 
 
@@ -300,25 +301,43 @@ def routing_of(config: Config, catalogs: Catalogs) -> Routing:
 
 
 def outcome_text(outcome: Outcome, usage: Usage) -> str:
-    """The terminal fields of a run as they are stored."""
+    """The terminal fields of a run as they are stored: a `StoredResult`, joined."""
     match outcome:
         case Completed(answer):
-            stored = StoredResult(
-                usage=usage,
-                final_text=answer.text,
-                final_structured_output=answer.structured,
-            )
+            structured = dump(to_json(answer.structured))
+            told = _members("[]", answer.text, structured, None, None)
         case RequiresAction(pending):
-            calls = tuple(
-                PendingToolCall(use.tool_use_id, use.name, use.arguments)
-                for use in pending
-            )
-            stored = StoredResult(usage=usage, pending=calls)
+            told = _members(_pending_text(pending), None, "null", None, None)
         case Failed(type_, message):
-            stored = StoredResult(usage=usage, error_type=type_, error_message=message)
+            told = _members("[]", None, "null", type_, message)
         case _:
             assert_never(outcome)
-    return versioned(to_json(stored))
+    return f'{{"v":{SCHEMA_VERSION},"usage":{usage_text(usage)},{told}}}'
+
+
+def _members(
+    pending: str,
+    final_text: str | None,
+    structured: str,
+    error_type: str | None,
+    error_message: str | None,
+) -> str:
+    return (
+        f'"pending":{pending},"final_text":{_or_null(final_text)},'
+        f'"final_structured_output":{structured},"error_type":{_or_null(error_type)},'
+        f'"error_message":{_or_null(error_message)}'
+    )
+
+
+def _or_null(text: str | None) -> str:
+    return "null" if text is None else quoted(text)
+
+
+def _pending_text(pending: Sequence[ToolUse]) -> str:
+    calls = [
+        PendingToolCall(use.tool_use_id, use.name, use.arguments) for use in pending
+    ]
+    return dump([to_json(call) for call in calls])
 
 
 def result_fields(text: str) -> StoredResult:
