@@ -13,9 +13,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
 from agentloop.ports import (
     AttemptRow,
+    Checkpoint,
     EventRow,
     LeaseLostError,
     StoreUnavailableError,
@@ -31,6 +33,7 @@ from tests.store_bench import (
     LEASE,
     OURS,
     Bench,
+    Driven,
     at_once,
     change,
     job,
@@ -519,7 +522,7 @@ def test_finalize_costs_the_same_for_any_length(bench: Bench, count: int) -> Non
 
 
 def test_a_checkpoint_rewrites_one_row(bench: Bench) -> None:
-    """A checkpoint updates the run's row, and every other row is a new one."""
+    """A checkpoint updates the run's row unread, and all its other rows are new."""
     driven = bench.say(bench.drive(), *['"m"'] * 100)
     run_id = driven.run_id
     brought = change(
@@ -534,7 +537,189 @@ def test_a_checkpoint_rewrites_one_row(bench: Bench) -> None:
     assert verbs.count("UPDATE") == 1
     assert "DELETE" not in verbs
     assert rows == 1 + 5
-    assert len(statements) == 9  # begin, select, update, five inserts, commit
+    assert len(statements) == 8  # begin, update, five inserts, commit
+
+
+# ---------------------------------------------------------------- surprises
+
+
+def _overtaken(bench: Bench, driven: Driven) -> None:
+    bench.clock.move(LEASE)
+    assert bench.claim(driven.run_id)
+
+
+def _released(bench: Bench, driven: Driven) -> None:
+    bench.store.release(driven.lease)
+
+
+def _ended(bench: Bench, driven: Driven) -> None:
+    bench.end(driven)
+
+
+def _deleted(bench: Bench, driven: Driven) -> None:
+    bench.store.delete_conversation(OURS, driven.claim.run.conversation_id)
+
+
+def _went_on(bench: Bench, driven: Driven) -> None:
+    bench.commit(bench.commit(driven, change()), change())
+
+
+@pytest.fixture(params=["the same store", "another store"])
+def elsewhere(
+    request: pytest.FixtureRequest, bench: Bench, tmp_path: Path
+) -> Iterator[Bench]:
+    """Where something happens to a run: in its driver's store, or past it."""
+    if request.param == "the same store":
+        yield bench
+        return
+    other = Bench(lambda _: SQLiteStore(tmp_path / "store.db", clock=bench.clock))
+    other.clock = bench.clock
+    yield other
+    other.close()
+
+
+def _second(**fields: object) -> Checkpoint:
+    """What fits a run whose first commit brought one message and one event."""
+    fitting = {"first_message": 1, "messages": ('"b"',), "events": (EventRow(2, "2"),)}
+    return change(**{**fitting, **fields})
+
+
+def _first(bench: Bench, *results: tuple[str, str]) -> Driven:
+    """A run that its store has seen a commit of."""
+    brought = change(messages=('"a"',), events=(EventRow(1, "1"),), results=results)
+    return bench.commit(bench.drive(), brought)
+
+
+@pytest.mark.parametrize(
+    ("surprise", "told"),
+    [
+        (_overtaken, "newer claim"),
+        (_released, "newer claim"),
+        (_ended, "has ended"),
+        (_deleted, "does not exist"),
+        (_went_on, "revision 3, not 1"),
+    ],
+)
+def test_a_run_that_was_lost_meanwhile(
+    bench: Bench,
+    elsewhere: Bench,
+    surprise: Callable[[Bench, Driven], None],
+    told: str,
+) -> None:
+    """A driver that committed before hears what happened to its run since."""
+    driven = _first(bench)
+    surprise(elsewhere, driven)
+    staged = bench.store.run_messages(driven.run_id)
+    with pytest.raises(LeaseLostError, match=told):
+        bench.commit(driven, _second(header='"late"'))
+    assert bench.store.run_messages(driven.run_id) == staged
+
+
+def test_a_cancel_that_came_meanwhile(bench: Bench, elsewhere: Bench) -> None:
+    """A driver's next commit is kept, and tells of the cancel."""
+    driven = _first(bench)
+    elsewhere.store.request_cancel(OURS, driven.run_id)
+    assert bench.store.checkpoint(driven.lease, 1, _second(), LEASE) is True
+    assert bench.store.run_messages(driven.run_id) == ('"a"', '"b"')
+
+
+def test_a_commit_whose_answer_was_lost(bench: Bench, elsewhere: Bench) -> None:
+    """A commit that was made already is not made again."""
+    driven = _first(bench)
+    elsewhere.commit(driven, _second())
+    assert bench.store.checkpoint(driven.lease, 1, _second(), LEASE) is False
+    assert bench.store.run_messages(driven.run_id) == ('"a"', '"b"')
+    assert bench.commit(evolve(driven, revision=2), change()).revision == 3
+
+
+def test_a_commit_after_the_end(bench: Bench, elsewhere: Bench) -> None:
+    """A run that has ended takes no commit, not even one after the end's revision."""
+    driven = _first(bench)
+    elsewhere.end(driven)
+    late = _second(events=(EventRow(3, "3"),))
+    with pytest.raises(LeaseLostError, match="has ended"):
+        bench.commit(evolve(driven, revision=2), late)
+    assert bench.store.run_messages(driven.run_id) == ('"a"',)
+
+
+@pytest.mark.parametrize("before", [(), (("k", "1"),)])
+def test_results_go_with_the_turn_they_belong_to(
+    bench: Bench, before: tuple[tuple[str, str], ...]
+) -> None:
+    """Messages end the turn of kept results, whichever commits brought those."""
+    driven = _first(bench, *before)
+    another = _second(messages=(), results=(("l", "2"),))
+    driven = bench.commit(driven, another)
+    bench.commit(driven, _second(events=(EventRow(3, "3"),)))
+    bench.store.release(driven.lease)
+    assert bench.claim(driven.run_id).results == ()
+
+
+@pytest.mark.parametrize(
+    ("misfit", "told"),
+    [
+        ({"first_message": 0}, "1 are staged"),
+        ({"first_message": 2}, "1 are staged"),
+        ({"events": (EventRow(1, "1"),)}, "1 follows 1"),
+        ({"events": (EventRow(0, "0"), EventRow(2, "2"))}, "0 follows 1"),
+        ({"events": (EventRow(2, "2"), EventRow(2, "2"))}, "2 follows 2"),
+        ({"jobs": (job("elsewhere", 1),)}, "rows of elsewhere"),
+        ({"header": "\ud800"}, "cannot be stored"),
+        ({"iterations": 10**30}, "cannot be stored"),
+    ],
+)
+def test_a_second_commit_that_does_not_fit(
+    bench: Bench, misfit: dict[str, object], told: str
+) -> None:
+    """A misfit is told as at the first commit, and nothing of it is kept."""
+    driven = _first(bench)
+    with pytest.raises(ValueError, match=told):
+        bench.commit(driven, _second(**misfit))
+    assert bench.store.run_messages(driven.run_id) == ('"a"',)
+    assert len(bench.store.events(OURS, driven.run_id)) == 1
+    assert bench.commit(driven, _second()).revision == 2
+
+
+def test_a_lost_lease_is_told_before_a_misfit(bench: Bench) -> None:
+    """Who lost a run hears of that first, whatever else is wrong with a commit."""
+    driven = _first(bench)
+    bench.store.release(driven.lease)
+    with pytest.raises(LeaseLostError):
+        bench.commit(driven, _second(header="\ud800", jobs=(job("elsewhere", 1),)))
+
+
+def test_a_file_that_is_another_one_by_now(path: Path, tmp_path: Path) -> None:
+    """What was remembered of a file says nothing about the one put in its place."""
+    files = [path, tmp_path / "other.db"]
+    bench = Bench(lambda clock: SQLiteStore(lambda: opener(files[0])(), clock=clock))
+    other = Bench(lambda clock: SQLiteStore(files[1], clock=clock))
+    other.fresh("run")  # so that its runs have other ids, and the same numbers
+    ours, theirs = _first(bench), _first(other)
+    files.reverse()
+    for db in (bench.store._pool._writer, *bench.store._pool._readers):
+        db.close()
+    with pytest.raises(StoreUnavailableError):
+        bench.commit(ours, _second())
+    with pytest.raises(LeaseLostError, match="does not exist"):
+        bench.commit(ours, _second())
+    assert other.store.run_messages(theirs.run_id) == ('"a"',)
+    bench.close()
+    other.close()
+
+
+def test_more_runs_than_are_remembered(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many runs take turns to commit, each gets its own rows."""
+    monkeypatch.setattr("agentloop.stores.sqlite_driving._KNOWN", 2)
+    runs = [_first(bench) for _ in range(4)]
+    for driven in runs:
+        bench.commit(driven, _second(messages=(f'"{driven.run_id}"',)))
+    staged = [bench.store.run_messages(driven.run_id) for driven in runs]
+    assert staged == [('"a"', f'"{driven.run_id}"') for driven in runs]
+
+
+# ---------------------------------------------------------------- growth
 
 
 def test_the_file_grows_with_what_a_run_brings(bench: Bench, tmp_path: Path) -> None:

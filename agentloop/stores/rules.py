@@ -170,7 +170,16 @@ def check_change(lease: Lease, change: Checkpoint, standing: Standing) -> None:
             f"messages of run {lease.run_id} begin at position "
             f"{change.first_message}, but {standing.staged} are staged"
         )
-    last = standing.last_event
+    check_rows(lease, change, standing.last_event)
+
+
+def check_rows(lease: Lease, change: Checkpoint, last_event: int) -> None:
+    """Refuse events that do not rise from the last one, and rows of another run.
+
+    Raises:
+        ValueError: there is one.
+    """
+    last = last_event
     for event in change.events:
         if event.id <= last:
             problem = f"{event.id} follows {last}"

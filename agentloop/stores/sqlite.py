@@ -76,6 +76,7 @@ class SQLiteStore:
     ) -> None:
         self._clock = clock or MachineClock()
         self._judge = Judge(self._clock)
+        self._numbers = driving.Numbers()
         name, opener = _opener(path)
         self._name = name
         self._pool = Pool(Source(name, opener, synchronous, busy_timeout))
@@ -241,8 +242,9 @@ class SQLiteStore:
 
         def commit(db: sqlite3.Connection) -> bool:
             now = self._clock.now()
-            moment = driving.Moment(now, now.timestamp() + lease_seconds)
-            return driving.checkpoint(db, lease, revision, change, moment)
+            until = now.timestamp() + lease_seconds
+            made = driving.Commit(lease, revision, change, now, until)
+            return driving.checkpoint(db, made, self._numbers)
 
         return self._pool.write(commit)
 

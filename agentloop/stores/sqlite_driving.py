@@ -4,17 +4,20 @@ Every function runs inside a write transaction that its caller opened and commit
 so it may read, decide and write as if it were alone. Nothing here knows a clock or
 a thread.
 
-A checkpoint is the hot path. It reads the run's standing, rewrites its one slim
-row, and adds rows; no row with a message, response or event is ever rewritten.
+A checkpoint is the hot path. It rewrites the run's one slim row and adds rows; no
+row with a message, response or event is ever rewritten. Nearly always a run stands
+as its driver believes, so the statement that rewrites the row asks for just that
+standing. Where it finds another one, the run is read and the rules decide.
 """
 
 import sqlite3
 from datetime import datetime
 from typing import Final as Constant
 
-from attrs import frozen
+from attrs import define, field
 
 from agentloop.core.run import TERMINAL
+from agentloop.core.values import value
 from agentloop.ports.store import (
     Checkpoint,
     Claim,
@@ -32,6 +35,7 @@ from agentloop.stores.rules import (
     StoredStanding,
     check_change,
     check_revision,
+    check_rows,
     claims_in_a_row,
     ending,
     fence,
@@ -47,13 +51,30 @@ _ADVANCE: Constant = (
     "UPDATE runs SET revision = revision + 1, header = ?, iterations = ?, staged = ?,"
     " open_results = ?, last_event = ?, lease_until = ? WHERE n = ?"
 )
+_ADVANCE_AS_BELIEVED: Constant = (
+    "UPDATE runs SET revision = revision + 1, header = ?, iterations = ?,"
+    " staged = staged + ?, open_results = open_results + ?, last_event = ?,"
+    " lease_until = ?"
+    " WHERE n = ? AND id = ? AND token = ? AND revision = ? AND completed_at IS NULL"
+    " AND NOT cancel_requested AND staged = ? AND NOT (? AND open_results)"
+    " AND last_event < ?"
+)
+_MESSAGE: Constant = (
+    "INSERT INTO messages (run, position, created_at, body) VALUES (?, ?, ?, ?)"
+)
+_JOB: Constant = "INSERT INTO jobs (run, iteration, id, body) VALUES (?, ?, ?, ?)"
+_ATTEMPT: Constant = (
+    "INSERT INTO attempts (run, iteration, number, body, response)"
+    " VALUES (?, ?, ?, ?, ?)"
+)
+_EVENT: Constant = "INSERT INTO events (run, id, body) VALUES (?, ?, ?)"
 _DUE: Constant = (
     "SELECT n, deadline FROM runs"
     " WHERE driver = ? AND completed_at IS NULL AND lease_until <= ?"
 )
 
 
-@frozen
+@value
 class _Held:
     """A run whose newest lease the caller holds."""
 
@@ -154,28 +175,79 @@ def release(db: sqlite3.Connection, lease: Lease) -> None:
 # ---------------------------------------------------------------- commits
 
 
-@frozen
-class Moment:
-    """When a commit happens, and until when its lease then lasts."""
+@value
+class Commit:
+    """A change that follows a revision, when it is made, and how long it leases."""
 
+    lease: Lease
+    revision: int
+    change: Checkpoint
     now: datetime
     lease_until: float
 
 
-def checkpoint(
-    db: sqlite3.Connection,
-    lease: Lease,
-    revision: int,
-    change: Checkpoint,
-    moment: Moment,
-) -> bool:
+_KNOWN: Constant = 4096
+"""How many runs' numbers are remembered."""
+
+
+@define
+class Numbers:
+    """The numbers of runs that were driven lately; a forgotten one is looked up."""
+
+    _known: dict[str, int] = field(factory=dict)
+
+    def of(self, run_id: str) -> int | None:
+        """The number of a run, None when it is not remembered."""
+        return self._known.get(run_id)
+
+    def remember(self, run_id: str, n: int) -> None:
+        """Remember a number, and forget the one that was remembered longest ago."""
+        self._known[run_id] = n
+        if len(self._known) > _KNOWN:
+            del self._known[next(iter(self._known))]
+
+
+def checkpoint(db: sqlite3.Connection, commit: Commit, numbers: Numbers) -> bool:
     """Add a change to a run; returns whether cancel was requested."""
+    lease, change = commit.lease, commit.change
+    n = numbers.of(lease.run_id)
+    if n is not None and _advance_as_believed(db, n, commit):
+        check_rows(lease, change, 0)  # what they follow was asked of the run
+        _add(db, n, change, commit.now)
+        return False
     held = _held(db, lease)
-    if not repeated(lease, revision, held.standing):
+    if not repeated(lease, commit.revision, held.standing):
         check_change(lease, change, held.standing)
-        _advance(db, held, change, moment.lease_until)
-        _add(db, held, change, moment.now)
+        _advance(db, held, change, commit.lease_until)
+        _add(db, held.n, change, commit.now)
+    numbers.remember(lease.run_id, held.n)
     return held.cancel_requested
+
+
+def _advance_as_believed(db: sqlite3.Connection, n: int, commit: Commit) -> bool:
+    """Rewrite the run's slim row, if the run stands as its driver believes."""
+    lease, change = commit.lease, commit.change
+    if not change.events:
+        return False
+    row = (
+        change.header,
+        change.iterations,
+        len(change.messages),
+        len(change.results),
+        change.events[-1].id,
+        commit.lease_until,
+        n,
+        lease.run_id,
+        lease.token,
+        commit.revision,
+        change.first_message,
+        len(change.messages),
+        change.events[0].id,
+    )
+    try:
+        return db.execute(_ADVANCE_AS_BELIEVED, row).rowcount == 1
+    except (OverflowError, UnicodeEncodeError, sqlite3.DataError):
+        return False  # nothing was asked: first see whether the lease is lost
 
 
 def _advance(
@@ -200,46 +272,24 @@ def _advance(
     )
 
 
-def _add(
-    db: sqlite3.Connection, held: _Held, change: Checkpoint, now: datetime
-) -> None:
-    """Insert what a change brings; each kind that is there is one statement."""
-    n = held.n
+def _add(db: sqlite3.Connection, n: int, change: Checkpoint, now: datetime) -> None:
+    """Insert what a change brings: mostly a row or two of a kind, if any."""
+    execute = db.cursor().execute  # one cursor for all, where `db` makes one for each
     if change.setup is not None:
-        db.execute("INSERT INTO setups (run, body) VALUES (?, ?)", (n, change.setup))
+        execute("INSERT INTO setups (run, body) VALUES (?, ?)", (n, change.setup))
     if change.messages:
-        _add_messages(db, held, change, instant(now))
-    if change.results:
-        db.executemany(
-            "INSERT INTO results (run, key, body) VALUES (?, ?, ?)",
-            [(n, key, body) for key, body in change.results],
-        )
-    if change.jobs:
-        db.executemany(
-            "INSERT INTO jobs (run, iteration, id, body) VALUES (?, ?, ?, ?)",
-            [(n, job.iteration, job.id, job.body) for job in change.jobs],
-        )
-    if change.attempts:
-        db.executemany(
-            "INSERT INTO attempts (run, iteration, number, body, response)"
-            " VALUES (?, ?, ?, ?, ?)",
-            [(n, a.iteration, a.number, a.body, a.response) for a in change.attempts],
-        )
-    if change.events:
-        db.executemany(
-            "INSERT INTO events (run, id, body) VALUES (?, ?, ?)",
-            [(n, event.id, event.body) for event in change.events],
-        )
-
-
-def _add_messages(
-    db: sqlite3.Connection, held: _Held, change: Checkpoint, now: str
-) -> None:
-    first = held.standing.staged
-    db.executemany(
-        "INSERT INTO messages (run, position, created_at, body) VALUES (?, ?, ?, ?)",
-        [(held.n, first + i, now, body) for i, body in enumerate(change.messages)],
-    )
+        staged_at = instant(now)
+        for position, body in enumerate(change.messages, change.first_message):
+            execute(_MESSAGE, (n, position, staged_at, body))
+    for key, body in change.results:
+        execute("INSERT INTO results (run, key, body) VALUES (?, ?, ?)", (n, key, body))
+    for job in change.jobs:
+        execute(_JOB, (n, job.iteration, job.id, job.body))
+    for each in change.attempts:
+        row = (n, each.iteration, each.number, each.body, each.response)
+        execute(_ATTEMPT, row)
+    for event in change.events:
+        execute(_EVENT, (n, event.id, event.body))
 
 
 # ---------------------------------------------------------------- the end
@@ -273,7 +323,7 @@ def _finalize(
     end = ending(final, in_time=version == base_version)
     check_change(lease, end.change, held.standing)
     _advance(db, held, end.change, 0.0)
-    _add(db, held, end.change, now)
+    _add(db, held.n, end.change, now)
     _close(db, held.n, end, instant(now))
     if end.joins:
         count = held.standing.staged + len(end.change.messages)
@@ -281,7 +331,7 @@ def _finalize(
         _join(db, place, lease.run_id, held.n, instant(now))
 
 
-@frozen
+@value
 class _Place:
     """Where in a conversation a run's messages go."""
 
