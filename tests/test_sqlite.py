@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from attrs import evolve
@@ -160,7 +161,7 @@ def test_files_are_migrated_forward_in_order(bench: Bench, tmp_path: Path) -> No
         ("UPDATE runs SET later = later || ' two'",),
     )
     db = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
-    before = [migrate(db, steps[:2]), migrate(db, steps), migrate(db, steps)]
+    before = [migrate(db, steps[:-1]), migrate(db, steps), migrate(db, steps)]
     row = db.execute("SELECT id, later FROM runs").fetchone()
     db.close()
     assert before == [len(MIGRATIONS), len(MIGRATIONS) + 1, len(MIGRATIONS) + 2]
@@ -314,6 +315,50 @@ def test_numbers_beyond_sqlite(bench: Bench, number: int) -> None:
     with pytest.raises(ValueError, match="surrogates"):
         bench.store.get_run(OURS, "\ud800")
     assert bench.store.run_messages(driven.run_id) == ()
+
+
+def _tried(run_id: str, iteration: int, number: int) -> dict[str, Any]:
+    row = AttemptRow(run_id=run_id, iteration=iteration, number=number, body="{}")
+    return {"attempts": (row,)}
+
+
+BEYOND: dict[str, Callable[[str], dict[str, Any]]] = {
+    "high event": lambda _: {"events": (EventRow(2**32, "{}"),)},
+    "high job": lambda run_id: {"jobs": (job(run_id, 2**16),)},
+    "low job": lambda run_id: {"jobs": (job(run_id, -1),)},
+    "high attempt": lambda run_id: _tried(run_id, 1, 2**16),
+    "low attempt": lambda run_id: _tried(run_id, 1, -1),
+    "attempt of a high job": lambda run_id: _tried(run_id, 2**16, 1),
+}
+
+
+@pytest.mark.parametrize("name", BEYOND)
+def test_numbers_without_a_place(bench: Bench, name: str) -> None:
+    """A number that would be kept among another run's rows is not kept at all."""
+    driven = bench.drive()
+    with pytest.raises(ValueError, match="is not within"):
+        bench.commit(driven, change(**BEYOND[name](driven.run_id)))
+    assert bench.store.events(OURS, driven.run_id) == ()
+    assert bench.store.list_jobs(OURS, driven.run_id) == ()
+    assert bench.commit(driven, change()).revision == 1
+
+
+def test_neighbours_keep_apart(bench: Bench) -> None:
+    """The last rows of a run and the first of the next are each their own run's."""
+    first, second = bench.drive(), bench.drive()
+    event, last = EventRow(2**32 - 1, '"last"'), job(first.run_id, 2**16 - 1)
+    tried = _tried(first.run_id, 2**16 - 1, 2**16 - 1)
+    bench.commit(first, change(events=(event,), jobs=(last,), **tried))
+    brought = {"messages": ('"a"',), "events": (EventRow(1, "1"),)}
+    bench.commit(second, change(jobs=(job(second.run_id, 0),), **brought))
+    assert bench.store.events(OURS, first.run_id) == (event,)
+    assert bench.store.events(OURS, first.run_id, 2**40) == ()
+    assert bench.store.get_job(OURS, last.id)[:2] == (last, tried["attempts"])
+    assert bench.store.list_jobs(OURS, first.run_id) == (last,)
+    bench.store.delete_conversation(OURS, first.claim.run.conversation_id)
+    assert bench.store.run_messages(second.run_id) == ('"a"',)
+    assert bench.store.events(OURS, second.run_id, -1) == (EventRow(1, "1"),)
+    assert bench.store.list_jobs(OURS, second.run_id) == (job(second.run_id, 0),)
 
 
 # ---------------------------------------------------------------- threads

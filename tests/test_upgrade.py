@@ -1,13 +1,14 @@
 """Runs that an older version left lying end as they would have, for ever after."""
 
 import json
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agentloop.ports import ClaimRequest
+from agentloop.ports import ClaimRequest, Reader
 from agentloop.stores.postgres import PostgresStore
 from agentloop.stores.sqlite import SQLiteStore
 from agentloop.testing.fixed import HandClock
@@ -100,3 +101,89 @@ def test_the_record_holds_every_kind_of_place() -> None:
         for when in ("before", "after")
         for what in ("checkpoint", "finalize", "model", "tool", "discovery")
     } <= places
+
+
+# ---------------------------------------------------------------- rows of SQLite
+
+
+def _messages(store: SQLiteStore, _: Reader, run_id: str) -> Iterable[tuple[Any, ...]]:
+    return [(body,) for body in store.run_messages(run_id)]
+
+
+def _events(store: SQLiteStore, of: Reader, run_id: str) -> Iterable[tuple[Any, ...]]:
+    return [(event.id, event.body) for event in store.events(of, run_id)]
+
+
+def _jobs(store: SQLiteStore, of: Reader, run_id: str) -> Iterable[tuple[Any, ...]]:
+    jobs = store.list_jobs(of, run_id)
+    return [(each.id, each.iteration, each.body) for each in jobs]
+
+
+def _attempts(store: SQLiteStore, of: Reader, run_id: str) -> Iterable[tuple[Any, ...]]:
+    jobs = [store.get_job(of, each.id) for each in store.list_jobs(of, run_id)]
+    return [
+        (each.iteration, each.number, each.body, each.response)
+        for _, attempts, _ in filter(None, jobs)
+        for each in attempts
+    ]
+
+
+HELD = {
+    "body FROM messages JOIN runs ON n = run ORDER BY n, position": _messages,
+    "events.id, body FROM events JOIN runs ON n = run ORDER BY n, 2": _events,
+    "jobs.id, iteration, body FROM jobs JOIN runs ON n = run"
+    " ORDER BY n, iteration": _jobs,
+    "iteration, number, body, response FROM attempts JOIN runs ON n = run"
+    " ORDER BY n, iteration, number": _attempts,
+}
+"""What the first schema version held of each run, and how it is read today."""
+
+
+@pytest.fixture
+def first_version(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    """A file that the first schema version left, read past any store."""
+    path = tmp_path / "agents.db"
+    golden.load_sqlite((golden.HOME / "sqlite.sql").read_text(), path)
+    db = sqlite3.connect(path)
+    yield db
+    db.close()
+
+
+@pytest.mark.parametrize("query", HELD)
+def test_rows_of_the_first_version_are_kept(
+    first_version: sqlite3.Connection, tmp_path: Path, query: str
+) -> None:
+    """What was held of each run is found where it is kept today."""
+    held = first_version.execute(f"SELECT runs.id, {query}").fetchall()
+    runs = first_version.execute("SELECT id, company_id FROM runs ORDER BY n")
+    owners = runs.fetchall()
+    with SQLiteStore(tmp_path / "agents.db") as store:
+        found = [
+            (run_id, *row)
+            for run_id, company in owners
+            for row in HELD[query](store, Reader(company), run_id)
+        ]
+    assert found == held != []
+
+
+def test_pages_of_the_first_version_are_kept(
+    first_version: sqlite3.Connection, tmp_path: Path
+) -> None:
+    """What joined a conversation is shown as it was, until that is deleted."""
+    held = first_version.execute(
+        "SELECT conversations.id, company_id, first_seq + position, messages.body"
+        " FROM segments JOIN messages ON messages.run = segments.run"
+        " JOIN conversations ON conversations.n = conversation ORDER BY 1, 3"
+    ).fetchall()
+    names = sorted({(name, company) for name, company, *_ in held})
+    with SQLiteStore(tmp_path / "agents.db") as store:
+        found = [
+            (name, company, row.sequence_no, row.body)
+            for name, company in names
+            for row in store.messages(Reader(company), name).rows
+        ]
+        for name, company in names:
+            assert store.delete_conversation(Reader(company), name)
+    assert found == held != []
+    left = "SELECT (SELECT count(*) FROM messages), (SELECT sum(staged) FROM runs)"
+    assert len(set(first_version.execute(left).fetchone())) == 1

@@ -41,6 +41,7 @@ from agentloop.stores.rules import (
     fence,
     repeated,
 )
+from agentloop.stores.sqlite_places import attempt_place, job_place, place
 
 _STANDING: Constant = (
     "SELECT n, open_results, cancel_requested,"
@@ -59,15 +60,10 @@ _ADVANCE_AS_BELIEVED: Constant = (
     " AND NOT cancel_requested AND staged = ? AND NOT (? AND open_results)"
     " AND last_event < ?"
 )
-_MESSAGE: Constant = (
-    "INSERT INTO messages (run, position, created_at, body) VALUES (?, ?, ?, ?)"
-)
-_JOB: Constant = "INSERT INTO jobs (run, iteration, id, body) VALUES (?, ?, ?, ?)"
-_ATTEMPT: Constant = (
-    "INSERT INTO attempts (run, iteration, number, body, response)"
-    " VALUES (?, ?, ?, ?, ?)"
-)
-_EVENT: Constant = "INSERT INTO events (run, id, body) VALUES (?, ?, ?)"
+_MESSAGE: Constant = "INSERT INTO messages (place, created_at, body) VALUES (?, ?, ?)"
+_JOB: Constant = "INSERT INTO jobs (place, id, body) VALUES (?, ?, ?)"
+_ATTEMPT: Constant = "INSERT INTO attempts (place, body, response) VALUES (?, ?, ?)"
+_EVENT: Constant = "INSERT INTO events (place, body) VALUES (?, ?)"
 _DUE: Constant = (
     "SELECT n, deadline FROM runs"
     " WHERE driver = ? AND completed_at IS NULL AND lease_until <= ?"
@@ -280,16 +276,16 @@ def _add(db: sqlite3.Connection, n: int, change: Checkpoint, now: datetime) -> N
     if change.messages:
         staged_at = instant(now)
         for position, body in enumerate(change.messages, change.first_message):
-            execute(_MESSAGE, (n, position, staged_at, body))
+            execute(_MESSAGE, (place(n, position), staged_at, body))
     for key, body in change.results:
         execute("INSERT INTO results (run, key, body) VALUES (?, ?, ?)", (n, key, body))
     for job in change.jobs:
-        execute(_JOB, (n, job.iteration, job.id, job.body))
+        execute(_JOB, (job_place(n, job.iteration), job.id, job.body))
     for each in change.attempts:
-        row = (n, each.iteration, each.number, each.body, each.response)
-        execute(_ATTEMPT, row)
+        where = attempt_place(n, each.iteration, each.number)
+        execute(_ATTEMPT, (where, each.body, each.response))
     for event in change.events:
-        execute(_EVENT, (n, event.id, event.body))
+        execute(_EVENT, (place(n, event.id), event.body))
 
 
 # ---------------------------------------------------------------- the end

@@ -17,6 +17,7 @@ from agentloop.ports.store import (
     Reader,
     RunRow,
 )
+from agentloop.stores.sqlite_places import LAST, LAST_ATTEMPT
 
 MAX_INT: Final = 2**63 - 1
 """SQLite's largest integer; no row has a greater number, so bounds stop here."""
@@ -26,10 +27,6 @@ _CONVERSATIONS: Final = (
     " FROM conversations"
 )
 _COUNT: Final = "SELECT count(*) FROM conversations"
-_JOBS: Final = (
-    "SELECT jobs.id, iteration, body FROM jobs JOIN runs ON runs.n = jobs.run"
-)
-_EVENTS: Final = "SELECT events.id, body FROM events JOIN runs ON runs.n = events.run"
 _RUNS: Final = (
     "SELECT id, conversation_id, company_id, user_id, client_op_id, driver, status,"
     " base_version, config, payload, tool_choice, iterations, result,"
@@ -37,12 +34,36 @@ _RUNS: Final = (
     " FROM runs JOIN run_texts ON run_texts.run = runs.n"
 )
 _MESSAGES: Final = (
-    "SELECT segments.run_id, position, first_seq + position, body, created_at"
-    " FROM segments CROSS JOIN messages ON messages.run = segments.run"
+    "SELECT segments.run_id, place - (run << 32), first_seq + place - (run << 32),"
+    " body, created_at FROM segments CROSS JOIN messages"
+    " ON place >= (run << 32) + max(first_seq, ?) - first_seq"
+    " AND place <= (run << 32) + min(last_seq, ?) - first_seq"
     " WHERE conversation = (SELECT n FROM conversations WHERE id = ?)"
-    " AND last_seq > ? AND first_seq <= ?"
-    " AND position > ? - first_seq AND position <= ? - first_seq"
-    " ORDER BY last_seq, position"
+    " AND last_seq >= ? AND first_seq <= ?"
+    " ORDER BY last_seq, place"
+)
+_STAGED: Final = (
+    "SELECT body FROM runs CROSS JOIN messages"
+    " ON place >= n << 32 AND place < (n + 1) << 32"
+    " WHERE id = ? ORDER BY place"
+)
+_JOB: Final = (
+    "SELECT runs.id, place, (place >> 16) - (n << 16), body FROM jobs"
+    " CROSS JOIN runs ON n = place >> 32 WHERE jobs.id = ?"
+)
+_JOBS: Final = (
+    "SELECT jobs.id, (place >> 16) - (n << 16), body FROM runs CROSS JOIN jobs"
+    " ON place >= n << 32 AND place < (n + 1) << 32"
+    " WHERE runs.id = ? AND"
+)
+_ATTEMPTS: Final = (
+    "SELECT place - ?, body, response FROM attempts"
+    " WHERE place >= ? AND place <= ? ORDER BY place"
+)
+_EVENTS: Final = (
+    "SELECT place - (n << 32), body FROM runs CROSS JOIN events"
+    " ON place > (n << 32) + ? AND place < (n + 1) << 32"
+    " WHERE id = ? AND"
 )
 
 
@@ -102,8 +123,8 @@ def messages(
     db: sqlite3.Connection, conversation_id: str, since: int, until: int
 ) -> tuple[MessageRow, ...]:
     """A conversation's messages with `since < sequence_no <= until`."""
-    low, high = min(max(since, 0), MAX_INT), min(max(until, 0), MAX_INT)
-    rows = db.execute(_MESSAGES, (conversation_id, low, high, low, high))
+    first, last = min(max(since + 1, 0), MAX_INT), min(max(until, 0), MAX_INT)
+    rows = db.execute(_MESSAGES, (first, last, conversation_id, first, last))
     return tuple(
         MessageRow(
             run_id=run_id,
@@ -200,11 +221,7 @@ def setup(db: sqlite3.Connection, run_id: str) -> str | None:
 
 def staged(db: sqlite3.Connection, run_id: str) -> tuple[str, ...]:
     """The messages a run staged, in order."""
-    rows = db.execute(
-        "SELECT body FROM messages WHERE run = (SELECT n FROM runs WHERE id = ?)"
-        " ORDER BY position",
-        (run_id,),
-    )
+    rows = db.execute(_STAGED, (run_id,))
     return tuple(body for (body,) in rows)
 
 
@@ -225,21 +242,13 @@ def job(
     db: sqlite3.Connection, reader: Reader, job_id: str
 ) -> tuple[JobRow, tuple[AttemptRow, ...], RunRow] | None:
     """A job with its attempts and its run, if the reader sees the run."""
-    row = db.execute(
-        "SELECT runs.n, runs.id, iteration, body FROM jobs"
-        " JOIN runs ON runs.n = jobs.run WHERE jobs.id = ?",
-        (job_id,),
-    ).fetchone()
-    owner = seen_run(db, reader, row[1]) if row else None
+    row = db.execute(_JOB, (job_id,)).fetchone()
+    owner = seen_run(db, reader, row[0]) if row else None
     if owner is None:
         return None
-    n, run_id, iteration, body = row
+    run_id, place, iteration, body = row
     found = JobRow(id=job_id, run_id=run_id, iteration=iteration, body=body)
-    tries = db.execute(
-        "SELECT number, body, response FROM attempts"
-        " WHERE run = ? AND iteration = ? ORDER BY number",
-        (n, iteration),
-    )
+    tries = db.execute(_ATTEMPTS, (place, place, place + LAST_ATTEMPT))
     attempts = tuple(
         AttemptRow(
             run_id=run_id,
@@ -256,8 +265,7 @@ def job(
 def jobs(db: sqlite3.Connection, reader: Reader, run_id: str) -> tuple[JobRow, ...]:
     """The run's jobs by iteration, if the reader sees the run."""
     rows = db.execute(
-        _JOBS + " WHERE runs.id = ? AND" + _where(reader) + " ORDER BY iteration",
-        (run_id, *_scope(reader)),
+        _JOBS + _where(reader) + " ORDER BY place", (run_id, *_scope(reader))
     )
     return tuple(
         JobRow(id=job_id, run_id=run_id, iteration=iteration, body=body)
@@ -270,10 +278,7 @@ def events(
 ) -> tuple[EventRow, ...]:
     """The run's events with a higher id, if the reader sees the run."""
     rows = db.execute(
-        _EVENTS
-        + " WHERE runs.id = ? AND events.id > ? AND"
-        + _where(reader)
-        + " ORDER BY events.id",
-        (run_id, min(after, MAX_INT), *_scope(reader)),
+        _EVENTS + _where(reader) + " ORDER BY place",
+        (min(max(after, 0), LAST), run_id, *_scope(reader)),
     )
     return tuple(EventRow(number, body) for number, body in rows)

@@ -10,6 +10,8 @@ uuids as text would be most of a slim row. The integers are never used again
 by every checkpoint and therefore holds nothing long; what is long and written once
 (`run_texts`, `setups`, `messages`) lives beside it. Tables of slim rows are kept in
 the order of their key (WITHOUT ROWID), which SQLite advises against for long ones.
+
+What a run brings all the time is kept by its place, which see in `sqlite_places`.
 """
 
 import sqlite3
@@ -118,7 +120,66 @@ _FIRST: Final = (
     END""",
 )
 
-MIGRATIONS: Final = (_FIRST,)
+_PLACES: Final = (
+    """CREATE TABLE placed_messages (
+        place INTEGER PRIMARY KEY,
+        created_at TEXT NOT NULL,
+        body TEXT NOT NULL)""",
+    """CREATE TABLE placed_jobs (
+        place INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        body TEXT NOT NULL)""",
+    """CREATE TABLE placed_attempts (
+        place INTEGER PRIMARY KEY,
+        body TEXT NOT NULL,
+        response TEXT)""",
+    "CREATE TABLE placed_events (place INTEGER PRIMARY KEY, body TEXT NOT NULL)",
+    """INSERT INTO placed_messages (place, created_at, body)
+        SELECT (run << 32) | position, created_at, body
+        FROM messages ORDER BY run, position""",
+    """INSERT INTO placed_jobs (place, id, body)
+        SELECT (run << 32) | (iteration << 16), id, body
+        FROM jobs ORDER BY run, iteration""",
+    """INSERT INTO placed_attempts (place, body, response)
+        SELECT (run << 32) | (iteration << 16) | number, body, response
+        FROM attempts ORDER BY run, iteration, number""",
+    """INSERT INTO placed_events (place, body)
+        SELECT (run << 32) | id, body FROM events ORDER BY run, id""",
+    "DROP TRIGGER runs_deleted",
+    "DROP TRIGGER conversations_deleted",
+    "DROP TABLE messages",
+    "DROP TABLE jobs",
+    "DROP TABLE attempts",
+    "DROP TABLE events",
+    "ALTER TABLE placed_messages RENAME TO messages",
+    "ALTER TABLE placed_jobs RENAME TO jobs",
+    "ALTER TABLE placed_attempts RENAME TO attempts",
+    "ALTER TABLE placed_events RENAME TO events",
+    """CREATE TRIGGER runs_deleted AFTER DELETE ON runs BEGIN
+        DELETE FROM run_texts WHERE run = old.n;
+        DELETE FROM setups WHERE run = old.n;
+        DELETE FROM messages
+            WHERE place >= old.n << 32 AND place < (old.n + 1) << 32
+            AND NOT old.joined;
+        DELETE FROM results WHERE run = old.n;
+        DELETE FROM jobs
+            WHERE place >= old.n << 32 AND place < (old.n + 1) << 32;
+        DELETE FROM attempts
+            WHERE place >= old.n << 32 AND place < (old.n + 1) << 32;
+        DELETE FROM events
+            WHERE place >= old.n << 32 AND place < (old.n + 1) << 32;
+    END""",
+    """CREATE TRIGGER conversations_deleted AFTER DELETE ON conversations BEGIN
+        DELETE FROM messages WHERE place IN (
+            SELECT place FROM segments CROSS JOIN messages
+            ON place >= run << 32 AND place < (run + 1) << 32
+            WHERE conversation = old.n);
+        DELETE FROM segments WHERE conversation = old.n;
+        DELETE FROM runs WHERE conversation_id = old.id;
+    END""",
+)
+
+MIGRATIONS: Final = (_FIRST, _PLACES)
 """What brings a file from each version to the next; never edited, only added to."""
 
 
