@@ -130,6 +130,15 @@ def test_own_capabilities(own: Any) -> None:
     assert found._model("other").can == capabilities_of(NOVA)
 
 
+def test_own_capabilities_may_change() -> None:
+    """What a host comes to know better counts from the next run on."""
+    known: dict[str, Capabilities] = {}
+    backend = BedrockBackend(capabilities=known.get)
+    assert backend._model("mine").can.family == "unknown"
+    known["mine"] = OWN
+    assert backend._model("mine").can == OWN
+
+
 # ---------------------------------------------------------------- model ids
 
 
@@ -293,6 +302,14 @@ def test_check_needs_boto3(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingExtraError, match=r"agentloop\[bedrock\]"):
         BedrockBackend().check(Config(model=CLAUDE), Auto())
     BedrockBackend(Client()).check(Config(model=CLAUDE), Auto())
+
+
+def test_check_looks_for_boto3_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once a client was built, no run is kept waiting by a search of the disk."""
+    backend = BedrockBackend(region="us-east-1", endpoint_url="http://127.0.0.1:9")
+    backend.open()
+    monkeypatch.setattr(backend_module, "find_spec", lambda _: None)
+    backend.check(Config(model=CLAUDE), Auto())
 
 
 def test_infer_needs_boto3(monkeypatch: pytest.MonkeyPatch) -> None:

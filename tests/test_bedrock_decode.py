@@ -325,6 +325,13 @@ def test_reply_text() -> None:
     assert json.loads(text) == reply({"reasoningContent": {"redactedContent": "eA=="}})
 
 
+@pytest.mark.parametrize(("blob", "told"), [("x", '"x"'), (b"x", '"eA=="')])
+def test_reply_text_is_written_one_way(blob: Any, told: str) -> None:
+    """Whether a response holds a blob changes nothing about how the rest is written."""
+    text = reply_text({"a": ["é", 1.5, None], "b": blob})
+    assert text == '{"a":["\\u00e9",1.5,null],"b":' + told + "}"
+
+
 # ---------------------------------------------------------------- streams
 
 

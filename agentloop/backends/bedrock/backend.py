@@ -46,6 +46,8 @@ from agentloop.ports import MissingExtraError, SessionSetup
 
 _LOG: Final = logging.getLogger("agentloop")
 
+_NO_OPTIONS: Final = ModelOptions()
+
 ModelIds: TypeAlias = Mapping[str, str] | Callable[[str], str] | None
 """From the model names of configs to Bedrock's ids; what is left out is an id."""
 
@@ -129,7 +131,7 @@ class BedrockBackend:
             RequestError: `invalid-config`, naming the combination.
             MissingExtraError: boto3 is not installed and no client was given.
         """
-        if self._client is None and find_spec("boto3") is None:
+        if self._client is None and self._door is None and not find_spec("boto3"):
             raise MissingExtraError("boto3", "bedrock")
         problem = first_problem(config, tool_choice, self._model(config.model))
         if problem is not None:
@@ -179,10 +181,11 @@ class BedrockBackend:
     # ------------------------------------------------------------ models
 
     def _model(self, name: str) -> Model:
+        id_ = self._model_id(name)
         return Model(
-            id=self._model_id(name),
-            can=self._record(name),
-            options=self._options.get(name) or ModelOptions(),
+            id=id_,
+            can=self._own_record(name) or capabilities_of(id_, name),
+            options=self._options.get(name, _NO_OPTIONS),
         )
 
     def _model_id(self, name: str) -> str:
@@ -194,12 +197,12 @@ class BedrockBackend:
             case _:
                 return str(check_found("model_ids", self._model_ids(name), str))
 
-    def _record(self, name: str) -> Capabilities:
+    def _own_record(self, name: str) -> Capabilities | None:
+        """The host's record of a model, which goes before ours."""
         own = self._capabilities
-        if isinstance(own, Mapping):
-            found = own.get(name)
-        else:
-            found = own(name) if own is not None else None
-            if found is not None:
-                check_found("capabilities", found, Capabilities)
-        return found or capabilities_of(self._model_id(name), name)
+        if own is None or isinstance(own, Mapping):
+            return None if own is None else own.get(name)
+        found = own(name)
+        if found is not None:
+            check_found("capabilities", found, Capabilities)
+        return found

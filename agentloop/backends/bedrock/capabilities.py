@@ -12,6 +12,7 @@ This room holds facts about models and nothing about requests.
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Final, Literal, TypeAlias
 
 from attrs import evolve, frozen
@@ -133,6 +134,7 @@ def bare_id(model_id: str) -> str:
     return _REGION.sub("", tail[1] if tail else model_id)
 
 
+@lru_cache(maxsize=256)  # every run asks, and a host has few models
 def _found(model_id: str) -> Capabilities | None:
     bare = bare_id(model_id)
     if bare.startswith("anthropic.claude"):

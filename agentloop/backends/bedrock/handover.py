@@ -46,15 +46,14 @@ from the request's context, from 1.43 on. Older ones keep the client's.
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from types import FunctionType
 from typing import Any, Final, Literal, TypeAlias
 
-from attrs import frozen
-
 from agentloop.backends.bedrock.codec import blobs_to_bytes
+from agentloop.core.values import value
 from agentloop.wire import undump
 
 Operation: TypeAlias = Literal["Converse", "ConverseStream"]
@@ -69,7 +68,7 @@ _PARAMETER_EVENTS: Final = ("provide-client-params", "before-parameter-build")
 _LOG: Final = logging.getLogger(__name__)
 
 
-@frozen(kw_only=True)
+@value(kw_only=True)
 class Errand:
     """One call to make: the operation, the model, the body, the patience."""
 
@@ -116,7 +115,7 @@ def _before_call(params: dict[str, Any], context: dict[str, Any], **_: object) -
     if token.read_timeout is not None:
         context["read_timeout"] = token.read_timeout
     if token.body is not None:
-        signed = any(name.lower() == "authorization" for name in params["headers"])
+        signed = "authorization" in map(str.lower, params["headers"])
         if params.get("body") != _EMPTY or signed:
             raise DisturbedError("the request was changed before our handler ran")
         if token.rehearsal:
@@ -166,7 +165,7 @@ class Door:
         before = self.reason
         self._check(errand)
         if self.reason is None:
-            reader = next(_readers(self.client, errand.operation), None)
+            reader = _reader(self.client, errand.operation)
             if reader is None:
                 try:
                     return (*self._handed_over(errand), None)
@@ -235,7 +234,7 @@ class Door:
             return None
         _listen(self.client)
         self._listening = True
-        if reader := next(_readers(self.client, errand.operation), None):
+        if reader := _reader(self.client, errand.operation):
             return reader
         if not all(self._rehearsed(operation, errand) for operation in _METHODS):
             return "this botocore emits its events differently"
@@ -280,26 +279,28 @@ def serialised(client: Any, errand: Errand) -> bytes:
     return body if isinstance(body, bytes) else str(body).encode()
 
 
-def _readers(client: Any, operation: Operation) -> Iterator[str]:
-    """Who wants to see the parameters of a call, in words."""
+def _reader(client: Any, operation: Operation) -> str | None:
+    """Who wants to see the parameters of a call, in words; asked before each call."""
     method = _METHODS[operation]
-    own = vars(client)
-    if method in own or not _is_botocores(getattr(type(client), method)):
-        yield f"client.{method} is wrapped"
-    if "_make_api_call" in own or not _is_botocores(type(client)._make_api_call):
-        yield "botocore's _make_api_call is wrapped"
+    own, kind = vars(client), type(client)
+    if method in own or not _is_botocores(getattr(kind, method)):
+        return f"client.{method} is wrapped"
+    if "_make_api_call" in own or not _is_botocores(kind._make_api_call):
+        return "botocore's _make_api_call is wrapped"
     for event in _PARAMETER_EVENTS:
-        name = f"{event}.bedrock-runtime.{operation}"
-        if any(not _is_botocores(handler) for handler in _handlers(client, name)):
-            yield f"a handler reads the parameters ({event})"
+        handlers = _handlers(client, f"{event}.bedrock-runtime.{operation}")
+        if not all(map(_is_botocores, handlers)):
+            return f"a handler reads the parameters ({event})"
+    return None
 
 
-def _handlers(client: Any, event: str) -> Iterator[Any]:
+def _handlers(client: Any, event: str) -> Iterable[Any]:
     """The handlers of an event; botocore has no public way to list them.
 
     Where this private one is gone, the error it raises ends in the plain way.
     """
-    yield from client.meta.events._emitter._handlers.prefix_search(event)
+    found: Iterable[Any] = client.meta.events._emitter._handlers.prefix_search(event)
+    return found
 
 
 def _is_botocores(function: Any) -> bool:

@@ -7,6 +7,7 @@ the provider or the network does: every outcome is an event with a report.
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from hashlib import sha256
+from math import inf
 from time import monotonic
 from typing import Any, Final, Protocol
 
@@ -99,14 +100,14 @@ class BedrockSession:
     ) -> Mapping[str, Any] | Failure:
         """The reply as Converse gives it, or what went wrong on the way."""
         phase: Phase = "call"
-        overdue = None if errand.read_timeout is None else _after(errand.read_timeout)
+        began = monotonic()
         try:
             answer, sent, warning = self._doors.open().call(errand)
             attempt.hear(answer, sent, warning)
             if on_delta is None:
                 return dict(answer)
             phase = "stream"
-            return _read(answer, on_delta, overdue)
+            return _read(answer, on_delta, _overdue(began, errand.read_timeout))
         except MissingExtraError:
             raise
         except _ListenerError as error:
@@ -168,9 +169,9 @@ class _ListenerError(Exception):
         super().__init__()
 
 
-def _after(seconds: float) -> Callable[[], None]:
-    """A check that raises once the seconds have passed."""
-    end = monotonic() + seconds
+def _overdue(began: float, seconds: float | None) -> Callable[[], None]:
+    """A check that raises once the seconds have passed; None never pass."""
+    end = inf if seconds is None else began + seconds
 
     def check() -> None:
         if monotonic() > end:
@@ -180,7 +181,7 @@ def _after(seconds: float) -> Callable[[], None]:
 
 
 def _read(
-    answer: Mapping[str, Any], on_delta: DeltaSink, overdue: Callable[[], None] | None
+    answer: Mapping[str, Any], on_delta: DeltaSink, overdue: Callable[[], None]
 ) -> dict[str, Any]:
     """Read a stream to its end and give its connection back."""
     stream = answer.get("stream")
@@ -194,12 +195,8 @@ def _read(
             raise _ListenerError(error) from error
 
     try:
-        reply = assemble(stream, tell, overdue or _never)
+        reply = assemble(stream, tell, overdue)
     finally:
         with suppress(Exception):
             stream.close()
     return reply
-
-
-def _never() -> None:
-    """The check of an attempt without a time-out."""

@@ -31,6 +31,8 @@ class CallIds:
         for block in blocks:
             if isinstance(block, ToolUse):
                 self._known.add(self._new(block.tool_use_id))
+        if not self._renamed:  # nearly always
+            return blocks
         return [self.following(block) for block in blocks]
 
     def following(self, block: B) -> B:

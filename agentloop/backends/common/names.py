@@ -30,10 +30,6 @@ class Names:
         self._out: dict[str, str] = {}
         self._back: dict[str, str] = {}
 
-    def is_legal(self, name: str) -> bool:
-        """Whether a name goes out as it is."""
-        return self._legal.fullmatch(name) is not None
-
     def out(self, name: str) -> str:
         """The name as the provider takes it."""
         if self._legal.fullmatch(name):

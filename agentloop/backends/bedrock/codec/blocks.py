@@ -174,15 +174,17 @@ class Blocks:
 
     def name(self, name: str) -> str:
         """A tool's name as Bedrock takes it."""
-        if not self.tools.is_legal(name):
+        legal = self.tools.out(name)
+        if legal != name:
             self.note(f"the tool name {name[:80]!r} was mapped to a legal one")
-        return self.tools.out(name)
+        return legal
 
     def id(self, tool_use_id: str) -> str:
         """A call's id as Bedrock takes it."""
-        if not self.ids.is_legal(tool_use_id):
+        legal = self.ids.out(tool_use_id)
+        if legal != tool_use_id:
             self.note(f"the tool_use_id {tool_use_id[:80]!r} was mapped to a legal one")
-        return self.ids.out(tool_use_id)
+        return legal
 
     def tool_result(self, block: ToolResult) -> Wire:
         """The answer to a call, never empty and never blank."""

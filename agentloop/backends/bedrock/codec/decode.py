@@ -11,8 +11,6 @@ from base64 import b64encode
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from attrs import frozen
-
 from agentloop.backends.bedrock.codec.blocks import PROVIDER
 from agentloop.core.catalog import Failure
 from agentloop.core.content import (
@@ -26,7 +24,8 @@ from agentloop.core.content import (
 )
 from agentloop.core.phases import StopReason
 from agentloop.core.run import Usage
-from agentloop.wire import WireError, clean, clean_text
+from agentloop.core.values import value
+from agentloop.wire import WireError, clean, clean_text, dump
 
 STOPS: Final[Mapping[str, StopReason]] = {
     "end_turn": "end_turn",
@@ -44,7 +43,10 @@ STOPS: Final[Mapping[str, StopReason]] = {
 """Stop reasons of Bedrock, and those of Anthropic that may shine through."""
 
 
-@frozen
+_OBJECTS: Final = (dict, Mapping)  # dicts first: asking the abstract class is dear
+
+
+@value
 class Reply:
     """What a reply says in neutral words, with notes on what was changed."""
 
@@ -88,8 +90,8 @@ def usage_of(reply: Any) -> Usage | None:
     Bedrock's `inputTokens` leaves out what was read from or written to the cache;
     the contract's prompt tokens count all three (contract section 11, "Usage").
     """
-    usage = reply.get("usage") if isinstance(reply, Mapping) else None
-    if not isinstance(usage, Mapping):
+    usage = reply.get("usage") if isinstance(reply, _OBJECTS) else None
+    if not isinstance(usage, _OBJECTS):
         return None
     fresh, written = _count(usage.get("inputTokens")), _count(usage.get("outputTokens"))
     read = _count(usage.get("cacheReadInputTokens") or 0)
@@ -115,6 +117,13 @@ def reply_text(reply: Mapping[str, Any]) -> str | None:
     None where it is nested too deeply to be written again.
     """
     document = {k: v for k, v in reply.items() if k != "ResponseMetadata"}
+    try:
+        return dump(document)
+    except WireError:  # nearly no reply holds a blob, and this encoder costs twice that
+        return _text_with_blobs(document)
+
+
+def _text_with_blobs(document: Mapping[str, Any]) -> str | None:
     try:
         return _ENCODER.encode(document)
     except RecursionError:
@@ -209,7 +218,7 @@ class _Decoder:
                 return None
         if not raw and raw in ({}, None, ""):
             return None if self.stop == "max_tokens" else {}
-        if not isinstance(raw, Mapping):
+        if not isinstance(raw, _OBJECTS):
             raise _MalformedError("a tool call whose arguments are no object")
         return self.json(raw)
 

@@ -9,14 +9,13 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from attrs import frozen
-
 from agentloop.backends.bedrock.codec.blocks import Wire, as_botocore
 from agentloop.backends.bedrock.codec.names import TOOL_NAME, Names
 from agentloop.backends.bedrock.codec.schemas import native, tool_schema
 from agentloop.backends.bedrock.options import JOB_KEY, Model
 from agentloop.core.config import AnyTool, Auto, SpecificTool, ToolChoice, ToolSpec
 from agentloop.core.content import JsonObject
+from agentloop.core.values import value
 from agentloop.ports import SessionSetup
 from agentloop.wire import WireError, clean, clean_text, dump
 
@@ -29,7 +28,7 @@ AS_JSON: Final = (
 _NOT_METADATA: Final = re.compile(r"[^a-zA-Z0-9\s:_@$#=/+,.-]")
 
 
-@frozen
+@value
 class Moment:
     """What may differ from one inference of a run to the next.
 

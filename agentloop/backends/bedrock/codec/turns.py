@@ -57,7 +57,7 @@ class Turns:
         self._answering = False
         self._said: list[Block] = []
         self._heard: list[Block] = []
-        self._calls: tuple[ToolUse, ...] = ()
+        self._calls: list[ToolUse] = []
         self._ids = CallIds(self.note)
         self._loop_reasoned = True
         self._open: bytes | None = None
@@ -121,7 +121,7 @@ class Turns:
         told = self._ids.of_turn(content)
         parts = [part for block in told if (part := self.blocks.said(block))]
         self._closed.append(_turn("assistant", parts or [self._filler(NOTHING)]))
-        self._calls = tuple(b for b in content if isinstance(b, ToolUse))
+        self._calls = [block for block in content if isinstance(block, ToolUse)]
         self._remember_tools(content)
         if not self._answering:
             self._loop_reasoned = bool(parts) and "reasoningContent" in parts[0]
@@ -180,9 +180,8 @@ class Turns:
         return self.blocks.tool_result(self._ids.following(found))
 
     def _with_text(self, rest: list[Wire]) -> list[Wire]:
-        if any("text" in part for part in rest) or not any(
-            "document" in part for part in rest
-        ):
+        kinds = {kind for part in rest for kind in part}
+        if "document" not in kinds or "text" in kinds:
             return rest
         self.note("a text was put beside a document")
         return [*rest, {"text": ATTACHED}]
