@@ -37,7 +37,7 @@ class Conversation:
             last = with_cache_point(last, self._frame.message_point)
         moment = Moment(command.tool_choice, turns.tool_names, turns.may_think)
         tail = self._frame.tail(moment, job_id)
-        return _HEAD + b", ".join((*closed, last)) + tail
+        return b"".join((_HEAD, closed, last, tail))
 
     def take_notes(self) -> tuple[str, ...]:
         """What was changed for Bedrock's sake since this was last asked."""

@@ -52,7 +52,7 @@ class Turns:
         self.tool_names: dict[str, None] = {}
         self._can = can
         self._notes: dict[str, None] = {}
-        self._closed: list[bytes] = []
+        self._closed = bytearray()
         self._speaking = False
         self._answering = False
         self._said: list[Block] = []
@@ -81,8 +81,11 @@ class Turns:
                 self._heard.extend(message.content)
                 self._open = None
 
-    def encoded(self) -> tuple[Sequence[bytes], bytes]:
-        """The closed turns, and the last user turn; together they are legal."""
+    def encoded(self) -> tuple[bytearray, bytes]:
+        """The closed turns, each with a comma, and the last user turn.
+
+        Together they are legal. The closed ones grow in place: not to be kept.
+        """
         if self._speaking:
             self._close_assistant_turn()
         return self._closed, self._open_turn()
@@ -109,8 +112,12 @@ class Turns:
 
     # ------------------------------------------------------------ closing
 
+    def _close(self, turn: bytes) -> None:
+        self._closed += turn
+        self._closed += b", "
+
     def _close_user_turn(self) -> None:
-        self._closed.append(self._open_turn())
+        self._close(self._open_turn())
         self._answering = bool(self._calls)
         self._heard, self._open = [], None
         self._speaking = True
@@ -120,7 +127,7 @@ class Turns:
         content = self._first_reasoning(self._said)
         told = self._ids.of_turn(content)
         parts = [part for block in told if (part := self.blocks.said(block))]
-        self._closed.append(_turn("assistant", parts or [self._filler(NOTHING)]))
+        self._close(_turn("assistant", parts or [self._filler(NOTHING)]))
         self._calls = [block for block in content if isinstance(block, ToolUse)]
         self._remember_tools(content)
         if not self._answering:
