@@ -32,6 +32,7 @@ from agentloop.ports import (
     Ids,
     LeaseLostError,
     Observer,
+    RunRow,
     ServerDirectory,
     Store,
 )
@@ -175,8 +176,8 @@ class AsyncAgentLoop:
     ) -> Run:
         """Start a run and return it `pending`; see `AgentLoop.start_run`."""
         if expected_version is None:
-            seen = await self.get_conversation(conversation_id, scope=scope)
-            expected_version = seen.version
+            version = self._service.version
+            expected_version = await self._call(version, conversation_id, scope)
         key = self._ids.new() if client_op_id is None else client_op_id
         body = requests.run_body(
             payload, key, expected_version, tool_choice, config_override
@@ -249,8 +250,8 @@ class AsyncAgentLoop:
         self._check_open()
         if timeout is not None:
             checks.number("timeout", timeout)
-        else:
-            await self._drive_here(run_id, scope)
+        elif (row := await self._drive_here(run_id, scope)) is not None:
+            return await self._call(self._service.shown, row)
         limit = asyncio.timeout(timeout)
         try:
             async with limit:
@@ -413,11 +414,13 @@ class AsyncAgentLoop:
                     break  # what is missing is in the store, and so is this
                 yield batch
 
-    async def _drive_here(self, run_id: str, scope: Scope) -> None:
+    async def _drive_here(self, run_id: str, scope: Scope) -> RunRow | None:
+        """The run once it was driven here to its end, if it was."""
         row = await self._call(self._service.row, run_id, scope)
         if row.result is None and (claim := await self._runner.claim(run_id)):
             with suppress(LeaseLostError):  # then another worker is waited for
-                await self._runner.run(claim)
+                return await self._runner.run(claim)
+        return None
 
     async def _drive_in_background(self, run_id: str) -> None:
         """Have a task of this loop drive a run that nobody drives."""

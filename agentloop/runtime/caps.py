@@ -12,6 +12,8 @@ from typing import Any
 from agentloop.core.catalog import RequestError
 from agentloop.wire import Limits
 
+_HOLDERS = (dict, list, tuple, Mapping)  # asking the abstract class is dear
+
 
 def check_size(value: Any, limits: Limits) -> None:
     """That a value is within the caps.
@@ -24,7 +26,7 @@ def check_size(value: Any, limits: Limits) -> None:
         node, depth = todo.pop()
         if isinstance(node, str):
             size += 2 + len(node)
-        elif isinstance(node, Mapping | list | tuple):
+        elif isinstance(node, _HOLDERS):
             if depth >= limits.max_depth:
                 raise _too_large(f"nested deeper than {limits.max_depth} levels")
             size += 1 + len(node)

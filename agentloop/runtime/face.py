@@ -228,8 +228,7 @@ class AgentLoop:
             RequestError: the documented refusals, in the documented order.
         """
         if expected_version is None:
-            seen = self._service.get_conversation(conversation_id, scope)
-            expected_version = seen.version
+            expected_version = self._service.version(conversation_id, scope)
         key = self._ids.new() if client_op_id is None else client_op_id
         body = requests.run_body(
             payload, key, expected_version, tool_choice, config_override
@@ -340,7 +339,8 @@ class AgentLoop:
             checks.number("timeout", timeout)
         if timeout is None and (claim := self._claim_if_due(run_id, scope)):
             with suppress(LeaseLostError):  # then another worker is waited for
-                self._runner.run(claim)
+                if (row := self._runner.run(claim)) is not None:
+                    return self._service.shown(row)
         ended = threading.Event()
 
         def listen(event: RunEvent) -> None:

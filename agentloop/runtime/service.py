@@ -90,6 +90,10 @@ class Service:
         """A conversation by id (contract section 2.2)."""
         return present.conversation(self._visible.conversation(conversation_id, scope))
 
+    def version(self, conversation_id: str, scope: Scope) -> int:
+        """The version of a conversation as it is now."""
+        return self._visible.conversation(conversation_id, scope).version
+
     def list_conversations(self, scope: Scope, page: int, per_page: int) -> Page:
         """The caller's own conversations, newest first (contract section 2.3)."""
         check_number("page", page, 1, _LAST_PAGE)
@@ -150,7 +154,11 @@ class Service:
 
     def get_run(self, run_id: str, scope: Scope) -> Run:
         """A run by id (contract section 2.6)."""
-        return present.run(self.row(run_id, scope), self._options.docs_base)
+        return self.shown(self.row(run_id, scope))
+
+    def shown(self, row: RunRow) -> Run:
+        """A run that was read already."""
+        return present.run(row, self._options.docs_base)
 
     def row(self, run_id: str, scope: Scope) -> RunRow:
         """The stored row of a run that the caller may see."""
@@ -160,7 +168,7 @@ class Service:
         """The runs of a conversation, oldest first."""
         self._visible.conversation(conversation_id, scope)
         rows = self.store.list_runs(self._visible.reader(scope), conversation_id)
-        return tuple(present.run(row, self._options.docs_base) for row in rows)
+        return tuple(map(self.shown, rows))
 
     def request_of(self, run_id: str, scope: Scope) -> Again:
         """What an ended run was asked to do, to be asked again."""

@@ -25,7 +25,7 @@ from agentloop.core.content import (
     ToolResult,
     ToolUse,
 )
-from agentloop.wire import WireError, clean, clean_text, dump, encoder
+from agentloop.wire import WireError, clean_text, cleaned, dump, encoder
 
 Wire: TypeAlias = dict[str, Any]
 """A content block as the Converse API writes it."""
@@ -146,13 +146,13 @@ class Blocks:
     def plain(self, value: Any) -> Any:
         """A JSON value that can be sent, or a sentence in its place."""
         try:
-            cleaned, changed = clean(value)
+            plain, changed = cleaned(value)
         except WireError as error:
             self.note(f"a value that is no JSON was left out: {error}")
             return f"(left out: {error})"
         if changed:
             self.note(f"{changed} characters that Bedrock refuses became U+FFFD")
-        return cleaned
+        return plain
 
     # ------------------------------------------------------------ tools
 

@@ -25,7 +25,7 @@ from agentloop.core.content import (
 from agentloop.core.phases import StopReason
 from agentloop.core.run import Usage
 from agentloop.core.values import value
-from agentloop.wire import WireError, clean, clean_text, dump
+from agentloop.wire import WireError, clean, clean_text, cleaned, dump
 
 STOPS: Final[Mapping[str, StopReason]] = {
     "end_turn": "end_turn",
@@ -180,7 +180,7 @@ class _Decoder:
 
     def json(self, raw: Any) -> Any:
         try:
-            value, changed = clean(raw)
+            value, changed = cleaned(raw)
         except WireError:  # something that is no JSON, but can be told as JSON
             value, changed = clean(json.loads(json.dumps(raw, default=_blob)))
         self.count(changed)

@@ -16,7 +16,7 @@ from agentloop.core.catalog import Failure
 from agentloop.core.content import Message, Opaque, Reasoning, Text, ToolUse
 from agentloop.core.phases import StopReason
 from agentloop.core.run import Usage
-from agentloop.wire import WireError, clean, clean_text
+from agentloop.wire import WireError, clean_text, cleaned
 
 
 @frozen
@@ -124,7 +124,7 @@ class Reader:
         """A block that we do not know."""
         if not isinstance(raw, Mapping):
             raise MalformedError("a block that is no object")
-        value, changed = clean(raw)
+        value, changed = cleaned(raw)
         self._count(changed)
         return Opaque(PROVIDER, value)
 
@@ -142,7 +142,7 @@ class Reader:
             return None if self.stop == "max_tokens" else {}
         if not isinstance(raw, Mapping):
             raise MalformedError("a tool call whose arguments are no object")
-        value, changed = clean(raw)
+        value, changed = cleaned(raw)
         self._count(changed)
         return value
 

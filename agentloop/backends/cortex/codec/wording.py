@@ -14,7 +14,7 @@ from agentloop.backends.common.names import Names
 from agentloop.backends.cortex.capabilities import Capabilities
 from agentloop.backends.cortex.codec.names import LEGAL
 from agentloop.core.content import Block, Document, Image, Json, Opaque, ToolUse
-from agentloop.wire import WireError, clean, clean_text, dump
+from agentloop.wire import WireError, clean_text, cleaned, dump
 
 PROVIDER: Final = "cortex"
 
@@ -79,13 +79,13 @@ class Wording:
     def plain(self, value: Any) -> Any:
         """A JSON value that can be sent, or a sentence in its place."""
         try:
-            cleaned, changed = clean(value)
+            plain, changed = cleaned(value)
         except WireError as error:
             self.notes.add(f"a value that is no JSON was left out: {error}")
             return f"(left out: {error})"
         if changed:
             self.notes.add(f"{changed} characters that Cortex refuses became U+FFFD")
-        return cleaned
+        return plain
 
     def json(self, block: Json) -> str:
         """A JSON value as the text of itself."""
