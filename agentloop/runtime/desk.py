@@ -195,7 +195,7 @@ class Desk:
                 self._take_performed(item, stopping=stopping)
             else:
                 self._give_up(item)
-        if self._is_over_time() and not self.finished:
+        if self.performer.over_time and not self.finished:
             self._give_up(DeadlinePassed())
 
     def _take_performed(self, done: Performed, *, stopping: bool = False) -> None:
@@ -210,7 +210,7 @@ class Desk:
         if isinstance(event, _CUT_SHORT):
             if stopping:
                 return  # by the cancel, which tells the end
-            if self._is_over_time():  # cut short by that, so not at fault
+            if self.performer.over_time:  # cut short by that, so not at fault
                 event = DeadlinePassed()
         if stopping and self._would_succeed(event):
             self._count(event)  # a cancel that was accepted wins over a late success
@@ -226,10 +226,6 @@ class Desk:
         if isinstance(event, ModelReplied):
             usage = self.state.usage.plus(event.usage)
             self.state = evolve(self.state, usage=usage)
-
-    def _is_over_time(self) -> bool:
-        left = self.performer.time_left()
-        return left is not None and left <= 0
 
     def _give_up(self, why: CancelRequested | DeadlinePassed) -> None:
         """End the run; an inference under way is recorded as given up."""

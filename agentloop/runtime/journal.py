@@ -226,7 +226,7 @@ class Journal:
     def _new_results(self, state: LoopState) -> tuple[tuple[str, str], ...]:
         """Results of a turn that is still open; a full turn is a message."""
         phase = state.phase
-        if not isinstance(phase, CallingTools):
+        if not isinstance(phase, CallingTools) or len(phase.calls) == 1:
             return ()
         return tuple(
             [

@@ -82,20 +82,20 @@ class Performed:
 
 
 class Performer:
-    """Performs the effects of one drive. `time_left` is until its deadline."""
+    """Performs the effects of one drive, until its deadline by the clock if any."""
 
     def __init__(
         self,
         drive: Drive,
         options: Options,
         clock: Clock,
-        time_left: Callable[[], float | None],
+        deadline: float | None,
         hub: Hub,
     ) -> None:
         self.drive = drive
         self.options = options
         self._clock = clock
-        self.time_left = time_left
+        self._deadline = deadline
         self._hub = hub
         self._scope = drive.row.scope
         self._validator: Validator | None = None
@@ -104,11 +104,22 @@ class Performer:
         self.remember: Callable[[str | None], None] | None = None
         self.abandoned: Callable[[], bool] | None = None
 
+    def time_left(self) -> float | None:
+        """Seconds until the deadline, None without one."""
+        if self._deadline is None:
+            return None
+        return self._deadline - self._clock.monotonic()
+
+    @property
+    def over_time(self) -> bool:
+        """Whether the deadline has passed."""
+        return self._deadline is not None and self._deadline <= self._clock.monotonic()
+
     def within(self, limit: float | None) -> float | None:
         """A time-out that also ends with the run's deadline."""
-        left = self.time_left()
-        if left is None:
+        if self._deadline is None:
             return limit
+        left = self._deadline - self._clock.monotonic()
         return max(left if limit is None else min(limit, left), 0.001)
 
     @property
@@ -376,7 +387,7 @@ def _addressed(
 
     Under another number it would count as a late one, and the model be asked anew.
     """
-    if (event.iteration, event.attempt) == (command.iteration, command.attempt):
+    if event.iteration == command.iteration and event.attempt == command.attempt:
         return event
     return evolve(event, iteration=command.iteration, attempt=command.attempt)
 
@@ -400,11 +411,14 @@ def _storable(
     Raises:
         WireError: it has no JSON form, or its text is longer than the cap.
     """
-    lengths = [len(block.text) for block in content if type(block) is Text]
-    if (rough := sum(lengths)) > max_bytes:
+    rough, texts = 0, 0
+    for block in content:
+        if type(block) is Text:
+            rough, texts = rough + len(block.text), texts + 1
+    if rough > max_bytes:
         raise WireError("$", f"{rough} characters exceed the {max_bytes} allowed")
     content, changed = clean_blocks(content)
-    if len(lengths) < len(content):
+    if texts < len(content):
         size = len(dump([to_json(block) for block in content]))
         if size > max_bytes:
             raise WireError("$", f"{size} bytes exceed the {max_bytes} allowed")

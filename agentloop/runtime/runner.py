@@ -143,15 +143,12 @@ def desk_for(
     left = claim.seconds_left
     deadline = None if left is None else clock.monotonic() + left
 
-    def time_left() -> float | None:
-        return None if deadline is None else deadline - clock.monotonic()
-
     journal = Journal(resources.store, claim, options.lease, hub)
     journal.passed = clock.monotonic
     journal.carry_on(ready.remembered)
     if ready.backend is not None:
         journal.describe_jobs(ready.backend.name, ready.config.model)
-    performer = Performer(ready, options, clock, time_left, hub)
+    performer = Performer(ready, options, clock, deadline, hub)
     performer.remember = journal.remember
     desk = Desk(performer, journal, clock)
     desk.take(())  # preparing may have taken all the time there was

@@ -114,7 +114,7 @@ class Run:
         for job in change.jobs:
             self.jobs[job.iteration] = job
         for attempt in change.attempts:
-            self.attempts[_key(attempt)] = attempt
+            self.attempts[attempt.iteration, attempt.number] = attempt
         self.events.extend(change.events)
 
     def attempts_of(self, iteration: int) -> tuple[AttemptRow, ...]:

@@ -186,14 +186,15 @@ def check_rows(lease: Lease, change: Checkpoint, last_event: int) -> None:
             raise ValueError(f"event ids of run {lease.run_id} do not rise: {problem}")
         last = event.id
     for job in change.jobs:
-        _check_owner(lease, job)
+        if job.run_id != lease.run_id:
+            raise _foreign(lease, job)
     for attempt in change.attempts:
-        _check_owner(lease, attempt)
+        if attempt.run_id != lease.run_id:
+            raise _foreign(lease, attempt)
 
 
-def _check_owner(lease: Lease, row: JobRow | AttemptRow) -> None:
-    if row.run_id != lease.run_id:
-        raise ValueError(f"rows of {row.run_id} came with the run {lease.run_id}")
+def _foreign(lease: Lease, row: JobRow | AttemptRow) -> ValueError:
+    return ValueError(f"rows of {row.run_id} came with the run {lease.run_id}")
 
 
 @frozen

@@ -136,7 +136,8 @@ def _is_seen_clean(block: Any) -> bool:
     """Whether it is seen at a glance that a block can stay as it is."""
     kind = type(block)
     if kind is Text:
-        return type(block.text) is str and is_clean(block.text)
+        text = block.text
+        return type(text) is str and text.isascii() and "\x00" not in text
     if kind is ToolUse:
         id_, name, arguments = block.tool_use_id, block.name, block.arguments
         fits = type(id_) is str and type(name) is str and type(arguments) is dict

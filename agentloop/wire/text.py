@@ -250,8 +250,11 @@ def is_clean(value: Any, depth: int = MAX_DEPTH) -> bool:
 
 
 def _are_clean(values: Iterable[Any], depth: int) -> bool:
-    for value in values:  # noqa: SIM110 - see above
-        if not is_clean(value, depth):
+    for value in values:
+        if type(value) is str:  # nearly all are, and need no call
+            if not value.isascii() or "\x00" in value:
+                return False
+        elif not is_clean(value, depth):
             return False
     return True
 
