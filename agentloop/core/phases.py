@@ -76,8 +76,9 @@ class Log:
         items = self._items
         if len(items) != self._length:
             items = items[: self._length]
-        items.extend(messages)
-        view._items, view._length = items, len(items)
+        items += messages
+        view._items = items
+        view._length = len(items)
         return view
 
     def since(self, start: int) -> list[Message]:

@@ -1,7 +1,7 @@
 """Clock, ids, observer, and the error for an extra that is not installed."""
 
 from datetime import datetime
-from hashlib import sha1
+from functools import cache
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -35,11 +35,17 @@ def derived_id(run_id: str, place: str) -> str:
     run asks for several per iteration and the standard class costs thrice as much.
     """
     name = _NAMESPACE + f"{run_id}/{place}".encode()
-    digest = sha1(name, usedforsecurity=False).hexdigest()
+    digest = _sha1()(name, usedforsecurity=False).hexdigest()
     return (
         f"{digest[:8]}-{digest[8:12]}-5{digest[13:16]}"
         f"-{_VARIANT[digest[16]]}{digest[17:20]}-{digest[20:32]}"
     )
+
+
+@cache
+def _sha1() -> Any:
+    """The hash; its module loads OpenSSL, which only a run has a use for."""
+    return import_module("hashlib").sha1
 
 
 _NAMESPACE = bytes.fromhex("6f0c6a0e5d0f5b529d0b2f6f0b1c9a31")

@@ -20,6 +20,7 @@ from agentloop.core.phases import (
     Inferring,
     LoopState,
     ModelFailed,
+    ModelReplied,
     ToolFailed,
     ToolReturned,
 )
@@ -32,11 +33,12 @@ Effect: TypeAlias = Discover | Infer | Call
 
 def of_event(before: LoopState, event: Event, after: LoopState) -> list[Told]:
     """What an event amounted to; nothing when it was absorbed."""
-    if after is before:
-        return []
+    if after is before or isinstance(event, ModelReplied):
+        return []  # a job was told of when it began
     match event:
         case ToolReturned():
-            told = {**_call(before, event.key), "is_error": event.is_error}
+            told = _call(before, event.key)
+            told["is_error"] = event.is_error
             return [("tool_finished", told)]
         case Discovered(routing):
             return [("tools_discovered", {"tools": len(routing.routes)})]

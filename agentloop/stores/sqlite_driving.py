@@ -182,7 +182,7 @@ class Commit:
     lease_until: float
 
 
-_KNOWN: Constant = 4096
+_KNOWN: Constant = 1024
 """How many runs' numbers are remembered."""
 
 

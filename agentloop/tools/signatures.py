@@ -128,9 +128,10 @@ class Signature:
             # JSON Schema takes 5.0 for an integer, and so do we.
             found = self._converted(_whole(arguments))
         keywords: dict[str, object] = {}
+        absent = self._absent
         for name, field in self._fields:
             value = getattr(found, field)
-            if value is not self._absent:
+            if value is not absent:
                 keywords[name] = value
         return keywords
 
