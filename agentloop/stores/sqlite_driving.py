@@ -275,8 +275,9 @@ def _add(db: sqlite3.Connection, n: int, change: Checkpoint, now: datetime) -> N
         execute("INSERT INTO setups (run, body) VALUES (?, ?)", (n, change.setup))
     if change.messages:
         staged_at = instant(now)
-        for position, body in enumerate(change.messages, change.first_message):
-            execute(_MESSAGE, (place(n, position), staged_at, body))
+        first = place(n, change.first_message)
+        for at, body in enumerate(change.messages, first):
+            execute(_MESSAGE, (at, staged_at, body))
     for key, body in change.results:
         execute("INSERT INTO results (run, key, body) VALUES (?, ?, ?)", (n, key, body))
     for job in change.jobs:

@@ -135,12 +135,16 @@ class _Ticket(Generic[T]):
 
     def __init__(self, work: Callable[[sqlite3.Connection], T]) -> None:
         self.work = work
-        self.gate = Lock()
-        self.gate.acquire()
+        self.gate: Lock | None = None  # only who waits has one
         self.leads = False
         self.done = False
         self.error: BaseException | None = None
         self.answer: T | None = None
+
+    def open(self) -> None:
+        """Let its caller go on, if that one waits."""
+        if self.gate is not None:
+            self.gate.release()
 
     def settle(self, db: sqlite3.Connection) -> None:
         """Do the work; what the caller did wrong is kept for the caller."""
@@ -195,7 +199,7 @@ class Pool:
         ticket = _Ticket(work)
         try:
             self._enqueue(cast("_Ticket[object]", ticket))
-            if not ticket.leads:
+            if ticket.gate is not None:
                 ticket.gate.acquire()  # released when it leads, or is done
             if not ticket.done:
                 self._lead()
@@ -208,7 +212,10 @@ class Pool:
     def _enqueue(self, ticket: _Ticket[object]) -> None:
         """Queue up, and lead if nobody does."""
         with self._mutex:
-            if not self._led:
+            if self._led:
+                ticket.gate = Lock()
+                ticket.gate.acquire()
+            else:
                 self._led = ticket.leads = True
             self._queue.append(ticket)
 
@@ -222,7 +229,7 @@ class Pool:
                 self._led = bool(self._queue)
                 if self._queue:
                     self._queue[0].leads = True
-                    self._queue[0].gate.release()
+                    self._queue[0].open()
 
     def _lead(self) -> None:
         """Commit for those who have waited longest, the caller among them."""
@@ -243,7 +250,7 @@ class Pool:
         finally:
             for ticket in batch:
                 ticket.done = True
-                ticket.gate.release()
+                ticket.open()
 
     def _commit(self, batch: list[_Ticket[object]]) -> None:
         db = self._open_writer()
