@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 
 from agentloop import AgentLoop, AsyncAgentLoop, Scope, Text, ToolUse
+from agentloop.core.catalog import Failure
+from agentloop.core.content import Message
+from agentloop.core.history import problems
 from agentloop.stores.memory import MemoryStore
 from agentloop.testing.scripted import ScriptedBackend, calls, content, says
 from tests.faces import DEFAULTS, FACES, SCOPE, Rooms, opened_store
@@ -147,6 +150,12 @@ BAD_OPTIONS = {
 }
 
 
+def test_attempts_have_an_end() -> None:
+    """A store has places for some ten thousand of them."""
+    with pytest.raises(ValueError, match="attempts must be at most 10000, not 10001"):
+        AgentLoop(ScriptedBackend(), attempts=10_001)
+
+
 @pytest.mark.parametrize("name", BAD_OPTIONS)
 def test_options_are_checked_at_once(name: str) -> None:
     """A typo never silently widens access or changes a policy."""
@@ -195,3 +204,21 @@ def test_a_call_cut_by_the_deadline_is_the_deadlines(tmp_path: Path) -> None:
         run = loop.run(made.id, "Hi", scope=SCOPE)
         assert run.error is not None
         assert run.error.type == "AgentLoopDeadlineExceeded"
+
+
+class OwnFailure(Failure):
+    """A failure that a host made its own."""
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_hosts_own_kind_of_failure_is_one(n: int) -> None:
+    """Whatever its class is called, it fails the run, and its calls are answered."""
+    own = OwnFailure(kind="mcp_protocol", message="no")
+    backend = ScriptedBackend(calls(*[("rooms-free", {})] * n), says("done"))
+    with AgentLoop(backend, tools={"rooms": Rooms(lambda _: own)}) as loop:
+        made = loop.create_conversation(defaults=DEFAULTS, scope=SCOPE)
+        run = loop.run(made.id, "Hi", scope=SCOPE)
+        assert run.error is not None
+        assert run.error.type == "McpProtocol"
+        said = loop.messages(made.id, scope=SCOPE).messages
+        assert problems([Message(m.role, m.content_blocks) for m in said]) == []

@@ -30,7 +30,6 @@ This module must not hold I/O, clocks, randomness or ids. `jitter` belongs to
 whoever sleeps, parsing to whoever receives bytes.
 """
 
-from collections.abc import Iterable
 from types import NoneType
 from typing import assert_never
 
@@ -45,6 +44,7 @@ from agentloop.core.content import (
     ToolUse,
     is_blank,
     texts,
+    tool_results,
     tool_uses,
 )
 from agentloop.core.history import OUTCOME_UNKNOWN, close, error_result
@@ -249,10 +249,9 @@ def _unusable(said: Message, uses: tuple[ToolUse, ...]) -> str | None:
     """Why a turn cannot be kept at all, because no history could hold it."""
     if len(uses) > 1 and (twice := _repeated([use.tool_use_id for use in uses])):
         return f"it uses the tool_use_id {twice!r} for two calls"
-    kinds = set(map(type, said.content))
-    if ToolResult in kinds:
+    if tool_results(said):
         return "it holds results, which only a caller or a tool may give"
-    if not uses and Text not in kinds:
+    if not uses and not any(isinstance(block, Text) for block in said.content):
         return "it holds neither text nor a tool call"
     return None
 
@@ -288,7 +287,9 @@ def _plan_calls(state: LoopState, uses: tuple[ToolUse, ...]) -> LoopState:
         raise AssertionError("inference begins only when routing is known")
     phase = open_turn(state.iterations, uses, routing)
     if phase.told and state.plan.on_unresolved_call == "fail":
-        return _failed_first(state, [resolve(routing, use.name) for use in uses])
+        found = [resolve(routing, use.name) for use in uses]
+        lost = next(route for route in found if isinstance(route, Failure))
+        return _fail(state, lost.type, _told(lost))
     if not phase.asked and state.iterations >= state.plan.max_iterations:
         type_ = "AgentLoopMaxIterationsExceeded"
         return _fail(state, type_, describe(type_, n=state.iterations))
@@ -386,19 +387,14 @@ def _settle(state: LoopState, phase: CallingTools) -> LoopState:
     """Stay while calls are open; otherwise close the turn and go on (rule 5)."""
     if NoneType in map(type, phase.results[: phase.barred]):
         return _calling(state, phase, state.log)
-    if Failure in map(type, phase.results):
-        after = _calling(state, phase, state.log)
-        return _failed_first(after, phase.results)
+    for result in phase.results:
+        if isinstance(result, Failure):
+            after = _calling(state, phase, state.log)
+            return _fail(after, result.type, _told(result))
     log = _with_results(state.log, phase)
     if phase.asked:
         return _finish(_calling(state, phase, log), RequiresAction(phase.asked))
     return _begin(state, log)
-
-
-def _failed_first(state: LoopState, found: Iterable[object]) -> LoopState:
-    """The run fails with the first failure among what was found."""
-    first = next(each for each in found if isinstance(each, Failure))
-    return _fail(state, first.type, _told(first))
 
 
 def _calling(state: LoopState, phase: CallingTools, log: Log) -> LoopState:

@@ -208,10 +208,10 @@ class Desk:
         self._told.extend(done.told)
         event = done.event
         if isinstance(event, _CUT_SHORT):
-            if stopping:
-                return  # by the cancel, which tells the end
             if self.performer.over_time:  # cut short by that, so not at fault
                 event = DeadlinePassed()
+            elif stopping:
+                return  # cut short by the cancel, which tells the end
         if stopping and self._would_succeed(event):
             self._count(event)  # a cancel that was accepted wins over a late success
             return

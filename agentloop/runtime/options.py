@@ -11,8 +11,9 @@ from agentloop.runtime import checks
 from agentloop.runtime.system import jittered
 from agentloop.wire import Limits
 
+_MOST_ATTEMPTS = 10_000
+"""As many as a run may have iterations; stores count them in two bytes."""
 _AT_LEAST_ONE = (
-    "attempts",
     "parallel_tools",
     "tool_slots",
     "in_flight",
@@ -84,6 +85,7 @@ class Options:
     def __attrs_post_init__(self) -> None:
         for name in _AT_LEAST_ONE:
             checks.whole(name, getattr(self, name), 1)
+        checks.whole("attempts", self.attempts, 1, _MOST_ATTEMPTS)
         for name, allowed in _ONE_OF.items():
             if getattr(self, name) not in allowed:
                 known = ", ".join(allowed)

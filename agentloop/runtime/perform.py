@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from attrs import evolve
 
 from agentloop.core.catalog import Failure, describe
-from agentloop.core.content import Content, Message, Text, ToolUse
+from agentloop.core.content import Content, Message, Text, tool_uses
 from agentloop.core.phases import (
     Answer,
     Call,
@@ -151,7 +151,7 @@ class Performer:
     def inferred(self, command: Infer, found: Inference) -> Performed:
         """The event of an attempt, with its answer decoded, and its record."""
         event, changed = self._cleaned(_addressed(command, found.event))
-        if isinstance(event, ModelReplied) and _is_last(event.message):
+        if isinstance(event, ModelReplied) and not tool_uses(event.message):
             event = evolve(event, answer=self._answer(event.message))
         report, now = found.report, self._clock.now()
         began = self._began or now
@@ -373,11 +373,6 @@ def catalog(found: object) -> tuple[Offer, ...] | Failure:
     kind = type(found).__name__
     message = f"the server listed its tools as {kind}, not as a tuple of Offer"
     return Failure(kind="discovery_refused", message=message)
-
-
-def _is_last(message: Message) -> bool:
-    """Whether a message calls nothing, so that it is the answer."""
-    return ToolUse not in map(type, message.content)
 
 
 def _addressed(
