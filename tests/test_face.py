@@ -38,9 +38,11 @@ class Closing(Rooms):
 
     def call(self, call: Any) -> Any:
         threading.Thread(target=self.loop.close).start()
-        while not self.loop._closed:
+        pulse = self.loop._pulse
+        while not pulse._ending:
             time.sleep(0.001)
-        return super().call(call)
+        with pulse._changed:  # free once every drive was told to stop
+            return super().call(call)
 
 
 class Bench:
