@@ -113,9 +113,6 @@ class NoJournal:
     def keep_setup_once(self, drive: Drive) -> None:
         """Forget it."""
 
-    def record(self, attempt: Any) -> None:
-        """Forget it."""
-
     def keep(self, row: Any) -> None:
         """Forget it."""
 

@@ -476,7 +476,7 @@ def journal_stores_results_again(patch: Patch) -> None:
 @mutant
 def journal_drops_attempts(patch: Patch) -> None:
     """Journal drops attempts."""
-    patch.setattr(Journal, "record", lambda self, attempt: None)
+    patch.setattr(Journal, "keep", lambda self, attempt: None)
 
 
 @mutant

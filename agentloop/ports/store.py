@@ -206,6 +206,34 @@ class EventRow:
     body: str
 
 
+class NewAttempt(Protocol):
+    """An attempt to store: an `AttemptRow`, or what has its fields.
+
+    `body` may be made when it is read, here as in a `NewEvent`: a store that writes it
+    reads it once, and one that only keeps the row leaves it until it is asked for.
+    """
+
+    @property
+    def run_id(self) -> str: ...
+    @property
+    def iteration(self) -> int: ...
+    @property
+    def number(self) -> int: ...
+    @property
+    def body(self) -> str: ...
+    @property
+    def response(self) -> str | None: ...
+
+
+class NewEvent(Protocol):
+    """An event to store: an `EventRow`, or what has its fields."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def body(self) -> str: ...
+
+
 @value(kw_only=True)
 class Checkpoint:
     """What one commit adds to a run.
@@ -231,8 +259,8 @@ class Checkpoint:
     messages: tuple[str, ...] = ()
     results: tuple[tuple[str, str], ...] = ()
     jobs: tuple[JobRow, ...] = ()
-    attempts: tuple[AttemptRow, ...] = ()
-    events: tuple[EventRow, ...] = ()
+    attempts: tuple[NewAttempt, ...] = ()
+    events: tuple[NewEvent, ...] = ()
 
 
 @value(kw_only=True)
@@ -249,8 +277,8 @@ class Final:
     conflict_result: str
     keep: bool
     last: Checkpoint
-    terminal_event: EventRow
-    conflict_event: EventRow
+    terminal_event: NewEvent
+    conflict_event: NewEvent
 
 
 @value(kw_only=True)

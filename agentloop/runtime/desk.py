@@ -202,7 +202,7 @@ class Desk:
         if self.flying.pop(effect_id(done.effect), None) is None or self.finished:
             return
         if done.attempt is not None:
-            self.journal.record(done.attempt)
+            self.journal.keep(done.attempt)
         if isinstance(done.effect, Discover) and self.performer.drive.toolbox:
             self.journal.keep_setup_once(self.performer.drive)
         self._told.extend(done.told)

@@ -25,12 +25,12 @@ from agentloop.core.phases import (
 )
 from agentloop.core.run import Status
 from agentloop.ports import (
-    AttemptRow,
     Checkpoint,
     Claim,
-    EventRow,
     Final,
     JobRow,
+    NewAttempt,
+    NewEvent,
     RunRow,
     Store,
     StoreUnavailableError,
@@ -39,7 +39,7 @@ from agentloop.runtime.hub import Hub
 from agentloop.runtime.narrate import Told, of_end
 from agentloop.runtime.prepare import Drive
 from agentloop.runtime.present import event, job_id
-from agentloop.runtime.records import Attempted, attempt_row
+from agentloop.runtime.records import Happening
 from agentloop.wire import dump, message_text, to_json
 from agentloop.wire.checkpoint import (
     header_text,
@@ -77,7 +77,7 @@ class Journal:
         self._iterations = claim.run.iterations
         self._results = {key for key, _ in claim.results}
         self._last_event = claim.last_event
-        self._attempts: list[AttemptRow] = []
+        self._attempts: list[NewAttempt] = []
         self._setup: str | None = None
         self._has_setup = claim.setup is not None
         self._job_facts = versioned({})[:-1]
@@ -107,13 +107,9 @@ class Journal:
             self._has_setup = True
             self._setup = drive.setup()
 
-    def record(self, attempt: Attempted) -> None:
-        """Store the record of an attempt with the next commit."""
-        self.keep(attempt_row(self.run_id, attempt))
-
-    def keep(self, row: AttemptRow) -> None:
-        """Store an attempt's row with the next commit."""
-        self._attempts.append(row)
+    def keep(self, attempt: NewAttempt) -> None:
+        """Store an attempt with the next commit."""
+        self._attempts.append(attempt)
 
     def commit(
         self, state: LoopState, told: Sequence[Told], *, idle: bool = False
@@ -251,9 +247,9 @@ class Journal:
             ),
         )
 
-    def _events(self, told: Sequence[Told]) -> tuple[EventRow, ...]:
+    def _events(self, told: Sequence[Told]) -> tuple[NewEvent, ...]:
         first = self._last_event + 1
-        return tuple([_event_row(n, each) for n, each in enumerate(told, first)])
+        return tuple([Happening(n, *each) for n, each in enumerate(told, first)])
 
     def _final(self, state: LoopState, told: Sequence[Told]) -> Final:
         command = _finish_of(state)
@@ -267,8 +263,8 @@ class Journal:
             conflict_result=outcome_text(lost.outcome, state.usage),
             keep=command.keep,
             last=last,
-            terminal_event=_event_row(number, of_end(status, command)),
-            conflict_event=_event_row(number, of_end("failed", lost)),
+            terminal_event=Happening(number, *of_end(status, command)),
+            conflict_event=Happening(number, *of_end("failed", lost)),
         )
 
     def _lost_race(self, command: Finish) -> Finish:
@@ -302,7 +298,7 @@ class Journal:
             rested += pause
             attempt += 1
 
-    def _publish(self, rows: Sequence[EventRow]) -> None:
+    def _publish(self, rows: Sequence[NewEvent]) -> None:
         if self._hub.silent:
             return
         for row in rows:
@@ -315,11 +311,6 @@ def _finish_of(state: LoopState) -> Finish:
             return command
         case command:
             raise AssertionError(f"{command!r} is due, so the run has not ended")
-
-
-def _event_row(number: int, told: Told) -> EventRow:
-    kind, data = told
-    return EventRow(number, f'{{"kind":"{kind}","data":{dump(data)}}}')
 
 
 def _status(outcome: Outcome) -> Status:

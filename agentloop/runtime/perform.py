@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Set
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from attrs import evolve
 
@@ -97,6 +97,7 @@ class Performer:
         self._clock = clock
         self._deadline = deadline
         self._hub = hub
+        self.run_id = drive.row.id
         self._scope = drive.row.scope
         self._validator: Validator | None = None
         self._streamed = False
@@ -140,7 +141,7 @@ class Performer:
         self._streamed = streamed
         self._began = self._clock.now()
         return JobContext(
-            job_id=job_id(self.drive.row.id, command.iteration),
+            job_id=job_id(self.run_id, command.iteration),
             timeout=self.within(self.options.attempt_timeout),
             streamed=streamed,
             remember=self.remember,
@@ -154,8 +155,19 @@ class Performer:
         if isinstance(event, ModelReplied) and not tool_uses(event.message):
             event = evolve(event, answer=self._answer(event.message))
         report, now = found.report, self._clock.now()
-        began = self._began or now
-        record = Attempted(command, event, report, self._streamed, began, now)
+        failure = event.failure if isinstance(event, ModelFailed) else None
+        _check_told(report, failure)
+        record = Attempted(
+            self.run_id,
+            command.iteration,
+            command.attempt,
+            failure,
+            event.usage,
+            report,
+            self._streamed,
+            self._began or now,
+            now,
+        )
         if not changed and not report.notes:
             return Performed(command, event, record)
         place = {"iteration": command.iteration, "attempt": command.attempt}
@@ -208,14 +220,14 @@ class Performer:
         What it said is for the host's log alone: it may quote credentials, and a
         failure is stored and shown.
         """
-        log.error("the backend of run %s raised", self.drive.row.id, exc_info=error)
+        log.error("the backend of run %s raised", self.run_id, exc_info=error)
         message = f"the backend raised {type(error).__name__}; its text is in the log"
         failure = Failure(kind="provider", message=message)
         return self.inferred(command, _failed(command, failure))
 
     def delta_sink(self, command: Infer) -> DeltaSink | None:
         """Where pieces of text go, or None when nobody listens."""
-        run_id = self.drive.row.id
+        run_id = self.run_id
         if not self._hub.has_listeners(run_id):
             return None
         place = {"iteration": command.iteration, "attempt": command.attempt}
@@ -231,7 +243,7 @@ class Performer:
     def call_of(self, call: Call) -> ToolCall:
         """The call as a tool server takes it."""
         return ToolCall(
-            run_id=self.drive.row.id,
+            run_id=self.run_id,
             scope=self._scope,
             key=call.key,
             tool_use_id=call.use.tool_use_id,
@@ -385,6 +397,30 @@ def _addressed(
     if event.iteration == command.iteration and event.attempt == command.attempt:
         return event
     return evolve(event, iteration=command.iteration, attempt=command.attempt)
+
+
+def _check_told(report: AttemptReport, failure: Failure | None) -> None:
+    """Refuse what has no text now, for a record may be read long after.
+
+    Raises:
+        TypeError: a backend reported, against its contract, what is no text.
+    """
+    ids = {type(report.provider_request_id), type(report.request_sha256)}
+    plain = ids | {type(report.response)} <= _TEXTS
+    if plain and failure is None and not (report.notes or report.preceding):
+        return
+    told = [report.provider_request_id, report.request_sha256, report.response]
+    told += report.notes
+    for one in report.preceding:
+        told += [one.code, one.message, one.provider_request_id]
+    if failure is not None:
+        told += [failure.kind, failure.message, failure.code]
+    for text in told:
+        if text is not None and not isinstance(text, str):
+            raise TypeError(f"a backend reported {type(text).__name__} for a text")
+
+
+_TEXTS: Final = {str, type(None)}
 
 
 def _told_the_model(call: Call, text: str) -> Performed:

@@ -27,7 +27,7 @@ from agentloop.core.run import (
 from agentloop.ports import (
     AttemptRow,
     ConversationRow,
-    EventRow,
+    NewEvent,
     JobRow,
     MessageRow,
     RunRow,
@@ -209,7 +209,7 @@ def run_error(fields: StoredResult, docs_base: str) -> RunError | None:
     )
 
 
-def event(row: EventRow) -> RunEvent:
+def event(row: NewEvent) -> RunEvent:
     """A stored event."""
     value = _stored("event", undump, row.body)
     return RunEvent(value["kind"], value["data"], row.id)

@@ -1,7 +1,7 @@
 """A store in this process's memory: for tests, demos and short-lived tools.
 
-It keeps the same rows as the durable stores, bodies as text, under one lock. It
-knows no files and no other process; when the process ends, everything is gone.
+It keeps the same rows as the durable stores under one lock, of attempts and events
+what they came as, so that a text is made when somebody reads it. It knows no files and no other process; when the process ends, everything is gone.
 """
 
 from bisect import bisect_right
@@ -307,7 +307,8 @@ class MemoryStore:
             if run is None:
                 return ()
             first = bisect_right(run.events, after, key=lambda event: event.id)
-            return tuple(run.events[first:])
+            found = run.events[first:]
+        return tuple([EventRow(event.id, event.body) for event in found])
 
     # ------------------------------------------------------------ house-keeping
 

@@ -15,9 +15,10 @@ from agentloop.ports.store import (
     AttemptRow,
     Checkpoint,
     ConversationRow,
-    EventRow,
     JobRow,
     MessageRow,
+    NewAttempt,
+    NewEvent,
     NewRunRow,
     RunRow,
 )
@@ -48,8 +49,8 @@ class Run:
     messages: list[tuple[str, datetime]] = field(factory=list)
     results: dict[str, str] = field(factory=dict)
     jobs: dict[int, JobRow] = field(factory=dict)
-    attempts: dict[tuple[int, int], AttemptRow] = field(factory=dict)
-    events: list[EventRow] = field(factory=list)
+    attempts: dict[tuple[int, int], NewAttempt] = field(factory=dict)
+    events: list[NewEvent] = field(factory=list)
 
     @property
     def last_event(self) -> int:
@@ -120,7 +121,7 @@ class Run:
     def attempts_of(self, iteration: int) -> tuple[AttemptRow, ...]:
         """The attempts of one job in order."""
         keys = sorted(key for key in self.attempts if key[0] == iteration)
-        return tuple(self.attempts[key] for key in keys)
+        return tuple(attempt_row(self.attempts[key]) for key in keys)
 
 
 @frozen
@@ -196,5 +197,16 @@ class Conversation:
             yield from segment.rows(since, last)
 
 
-def _key(attempt: AttemptRow) -> tuple[int, int]:
+def _key(attempt: NewAttempt) -> tuple[int, int]:
     return attempt.iteration, attempt.number
+
+
+def attempt_row(attempt: NewAttempt) -> AttemptRow:
+    """The attempt as it is read, its text made."""
+    return AttemptRow(
+        run_id=attempt.run_id,
+        iteration=attempt.iteration,
+        number=attempt.number,
+        body=attempt.body,
+        response=attempt.response,
+    )

@@ -14,12 +14,12 @@ from attrs import evolve, frozen
 from agentloop.core.run import TERMINAL, Status
 from agentloop.core.values import value
 from agentloop.ports.store import (
-    AttemptRow,
     Checkpoint,
     Final,
     JobRow,
     Lease,
     LeaseLostError,
+    NewAttempt,
 )
 from agentloop.stores.clock import instant, moment
 
@@ -193,7 +193,7 @@ def check_rows(lease: Lease, change: Checkpoint, last_event: int) -> None:
             raise _foreign(lease, attempt)
 
 
-def _foreign(lease: Lease, row: JobRow | AttemptRow) -> ValueError:
+def _foreign(lease: Lease, row: JobRow | NewAttempt) -> ValueError:
     return ValueError(f"rows of {row.run_id} came with the run {lease.run_id}")
 
 

@@ -23,6 +23,7 @@ from agentloop.ports import (
     RunRow,
 )
 from agentloop.runtime.present import job_id
+from agentloop.stores.memory_rows import attempt_row
 from agentloop.testing.simulate.chance import Violation
 
 CANARY = "hunter2-canary"
@@ -200,7 +201,7 @@ class Ledger:
         require(self.setup is None or change.setup is None, 13, "a second setup")
         self.setup = change.setup or self.setup
         self.jobs.extend(change.jobs)
-        self.attempts.extend(change.attempts)
+        self.attempts.extend(map(attempt_row, change.attempts))
         self._spend(change)
         for event in change.events:
             self.last_event += 1
