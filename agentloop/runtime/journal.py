@@ -8,7 +8,7 @@ the state, then perform its command: the committed state is the intent.
 import threading
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import TypeVar
+from typing import TypeVar, TypeVarTuple
 
 from agentloop.core.catalog import describe
 from agentloop.core.config import Auto
@@ -49,6 +49,7 @@ from agentloop.wire.checkpoint import (
 )
 
 T = TypeVar("T")
+Args = TypeVarTuple("Args")
 COMMIT_TRIES = 4
 """How often a commit is tried at least while the store is away."""
 LONGEST_REST = 1.0
@@ -153,13 +154,13 @@ class Journal:
             )
 
     def _checkpoint(self, change: Checkpoint) -> bool:
+        seconds = self._lease_seconds
         cancelled = self._stubbornly(
-            lambda: self._store.checkpoint(
-                self.lease, self._revision, change, self._lease_seconds
-            )
+            self._store.checkpoint, self.lease, self._revision, change, seconds
         )
         self._revision += 1
-        self.cancelled = self.cancelled or bool(cancelled)
+        if cancelled:
+            self.cancelled = True
         return bool(cancelled)
 
     def finish(self, state: LoopState, told: Sequence[Told]) -> RunRow:
@@ -173,11 +174,11 @@ class Journal:
             self._state = None
             final = self._final(state, told)
             row = self._stubbornly(
-                lambda: self._store.finalize(self.lease, self._revision, final)
+                self._store.finalize, self.lease, self._revision, final
             )
-        self._publish(final.last.events)
         lost = row.status != final.status
-        self._publish((final.conflict_event if lost else final.terminal_event,))
+        end = final.conflict_event if lost else final.terminal_event
+        self._publish((*final.last.events, end))
         return row
 
     def release(self) -> None:
@@ -189,26 +190,25 @@ class Journal:
     def _change(
         self, state: LoopState, told: Sequence[Told], *, idle: bool
     ) -> Checkpoint:
+        said, first = state.log.since(self._messages), self._last_event + 1
+        begins = state.iterations != self._iterations
         return Checkpoint(
             header=header_text(state, idle=idle, remembered=self._still_of(state)),
             iterations=state.iterations,
             setup=self._setup,
             first_message=self._messages,
-            messages=self._new_messages(state),
+            messages=tuple([message_text(message) for message in said]),
             results=self._new_results(state),
-            jobs=self._new_jobs(state),
+            jobs=self._new_jobs(state) if begins else (),
             attempts=tuple(self._attempts),
-            events=self._events(told),
+            events=tuple([Happening(n, *each) for n, each in enumerate(told, first)]),
         )
-
-    def _new_messages(self, state: LoopState) -> tuple[str, ...]:
-        said = state.log.since(self._messages)
-        return tuple([message_text(message) for message in said])
 
     def _still_of(self, state: LoopState) -> str | None:
         """What is remembered of the inference under way, until it has its result."""
-        same = state.iterations == self._remembering
-        return self._remembered if same and isinstance(state.phase, Inferring) else None
+        if self._remembered is None or state.iterations != self._remembering:
+            return None
+        return self._remembered if isinstance(state.phase, Inferring) else None
 
     def _committed(self, change: Checkpoint) -> None:
         self._messages += len(change.messages)
@@ -233,8 +233,6 @@ class Journal:
         )
 
     def _new_jobs(self, state: LoopState) -> tuple[JobRow, ...]:
-        if state.iterations == self._iterations:
-            return ()
         first = state.iterations == 1
         choice = dump(to_json(state.plan.tool_choice)) if first else _AUTO
         told = f'"messages":{len(state.log)},"tool_choice":{choice}'
@@ -246,10 +244,6 @@ class Journal:
                 body=f"{self._job_facts},{told}}}",
             ),
         )
-
-    def _events(self, told: Sequence[Told]) -> tuple[NewEvent, ...]:
-        first = self._last_event + 1
-        return tuple([Happening(n, *each) for n, each in enumerate(told, first)])
 
     def _final(self, state: LoopState, told: Sequence[Told]) -> Final:
         command = _finish_of(state)
@@ -277,7 +271,7 @@ class Journal:
 
     # ------------------------------------------------------------ doing it
 
-    def _stubbornly(self, call: Callable[[], T]) -> T:
+    def _stubbornly(self, call: Callable[[*Args], T], *args: *Args) -> T:
         """Repeat a commit whose outcome is unknown: repeats change nothing.
 
         What it holds has been paid for, and the token keeps it harmless, so it is
@@ -287,7 +281,7 @@ class Journal:
         rested, began, attempt = 0.0, self.passed(), 1
         while True:
             try:
-                return call()
+                return call(*args)
             except StoreUnavailableError:
                 spent = max(rested, self.passed() - began)
                 stopping = attempt >= COMMIT_TRIES and self.stopping()

@@ -7,6 +7,7 @@ is decided here.
 from bisect import bisect_right
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import repeat
 
 from attrs import define, evolve, field, frozen
 
@@ -108,7 +109,7 @@ class Run:
         if change.setup is not None:
             self.setup = change.setup
         if change.messages:
-            self.messages.extend([(body, now) for body in change.messages])
+            self.messages += zip(change.messages, repeat(now))
             self.results.clear()
         if change.results:
             self.results.update(change.results)
@@ -116,7 +117,7 @@ class Run:
             self.jobs[job.iteration] = job
         for attempt in change.attempts:
             self.attempts[attempt.iteration, attempt.number] = attempt
-        self.events.extend(change.events)
+        self.events += change.events
 
     def attempts_of(self, iteration: int) -> tuple[AttemptRow, ...]:
         """The attempts of one job in order."""

@@ -241,6 +241,6 @@ def refuse_known(
     for key in keys:
         if key in known:
             raise ValueError(f"the {kind} {key!r} is stored already")
-    if len(set(keys)) < len(keys):
+    if len(keys) > 1 and len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"the {kind} {twice!r} is stored already")
