@@ -113,6 +113,14 @@ def tool_uses(message: Message) -> tuple[ToolUse, ...]:
     return tuple([block for block in message.content if isinstance(block, ToolUse)])
 
 
+def calls_tools(message: Message) -> bool:
+    """Whether a message holds any call."""
+    for block in message.content:  # noqa: SIM110 - `any` over a generator costs thrice
+        if isinstance(block, ToolUse):
+            return True
+    return False
+
+
 def tool_results(message: Message) -> tuple[ToolResult, ...]:
     """The results in a message, in their order."""
     return tuple([block for block in message.content if isinstance(block, ToolResult)])

@@ -26,7 +26,7 @@ class Scope:
     user_id: int
 
 
-@frozen(kw_only=True)
+@frozen
 class Usage:
     """Tokens, summed over every attempt that reported them (contract section 7).
 
@@ -57,12 +57,11 @@ class Usage:
                 attempts_without_usage=self.attempts_without_usage + 1,
             )
         return Usage(
-            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
-            completion_tokens=self.completion_tokens + other.completion_tokens,
-            cache_read_tokens=self.cache_read_tokens + other.cache_read_tokens,
-            cache_write_tokens=self.cache_write_tokens + other.cache_write_tokens,
-            attempts_without_usage=self.attempts_without_usage
-            + other.attempts_without_usage,
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.cache_read_tokens + other.cache_read_tokens,
+            self.cache_write_tokens + other.cache_write_tokens,
+            self.attempts_without_usage + other.attempts_without_usage,
         )
 
 

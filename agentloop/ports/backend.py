@@ -26,7 +26,7 @@ class SessionSetup:
     history: Sequence[Message]
 
 
-@value(kw_only=True)
+@value
 class JobContext:
     """What an attempt is called, how long it may take, and what is known of it.
 

@@ -177,7 +177,7 @@ class Claim:
     in_a_row: int = 1
 
 
-@value(kw_only=True)
+@value
 class JobRow:
     """An inference job as it begins."""
 
@@ -234,7 +234,7 @@ class NewEvent(Protocol):
     def body(self) -> str: ...
 
 
-@value(kw_only=True)
+@value
 class Checkpoint:
     """What one commit adds to a run.
 

@@ -20,7 +20,7 @@ def effect_key(run_id: str, call_key: str) -> str:
     return derived_id(run_id, f"call/{call_key}")
 
 
-@value(kw_only=True)
+@value
 class ToolCall:
     """One call to make.
 

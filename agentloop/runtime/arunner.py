@@ -204,7 +204,7 @@ class AsyncRunner:
                 return await self._discover(performer, effect)
 
     async def _infer(self, performer: Performer, command: Infer) -> Performed:
-        session = performer.session
+        session = performer.session()
         on_delta = performer.delta_sink(command)
         job = performer.job(command, streamed=on_delta is not None)
         args = command, job, on_delta

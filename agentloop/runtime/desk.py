@@ -66,7 +66,7 @@ class Desk:
         drive = performer.drive
         self.performer = performer
         self.journal = journal
-        self.state: LoopState = drive.state
+        self.become(drive.state)
         self.flying: dict[EffectId, Effect] = {}
         self._due: dict[EffectId, Effect] = {}
         self._waiting: dict[EffectId, tuple[float, Effect]] = {}
@@ -80,10 +80,10 @@ class Desk:
         if drive.toolbox is not None:
             journal.keep_setup_once(drive)
 
-    @property
-    def finished(self) -> bool:
-        """Whether only the end is left to be stored."""
-        return isinstance(self.state.phase, Finished)
+    def become(self, state: LoopState) -> None:
+        """Stand at a state; `finished` says whether only the end is left to store."""
+        self.state = state
+        self.finished = isinstance(state.phase, Finished)
 
     @property
     def idle(self) -> bool:
@@ -97,12 +97,15 @@ class Desk:
 
     def plan(self) -> None:
         """Schedule whatever the state asks for and is not under way yet."""
-        nothing_known = self.quiet
+        something_known = self.flying or self._due or self._waiting
         for effect in effects_of(next_command(self.state)):
             id_ = effect_id(effect)
-            if not nothing_known and self._knows(id_):
+            if something_known and self._knows(id_):
                 continue
-            self._schedule(id_, effect)
+            if effect.delay or effect.at_least:
+                self._schedule(id_, effect)
+            else:
+                self._due[id_] = effect
             if (told := of_effect(self.journal.run_id, effect)) is not None:
                 self._told.append(told)
 
@@ -110,10 +113,8 @@ class Desk:
         return id_ in self.flying or id_ in self._due or id_ in self._waiting
 
     def _schedule(self, id_: EffectId, effect: Effect) -> None:
-        """Have an effect begin at once, or when its time has come."""
-        wait = 0.0
-        if effect.delay or effect.at_least:
-            wait = self.performer.options.pause(effect.delay, effect.at_least)
+        """Have an effect begin when its time has come."""
+        wait = self.performer.options.pause(effect.delay, effect.at_least)
         if wait > 0:
             self._waiting[id_] = self._clock.monotonic() + wait, effect
         else:
@@ -168,7 +169,6 @@ class Desk:
         self.flying.update(begun)
         return list(begun.values())
 
-    @property
     def alone(self) -> bool:
         """Whether one effect is under way and none is waiting for its time."""
         return len(self.flying) == 1 and not self._waiting
@@ -195,7 +195,7 @@ class Desk:
                 self._take_performed(item, stopping=stopping)
             else:
                 self._give_up(item)
-        if self.performer.over_time and not self.finished:
+        if not self.finished and self.performer.over_time():
             self._give_up(DeadlinePassed())
 
     def _take_performed(self, done: Performed, *, stopping: bool = False) -> None:
@@ -205,10 +205,10 @@ class Desk:
             self.journal.keep(done.attempt)
         if isinstance(done.effect, Discover) and self.performer.drive.toolbox:
             self.journal.keep_setup_once(self.performer.drive)
-        self._told.extend(done.told)
+        self._told += done.told
         event = done.event
-        if isinstance(event, _CUT_SHORT):
-            if self.performer.over_time:  # cut short by that, so not at fault
+        if type(event) in _CUT_SHORT:
+            if self.performer.over_time():  # cut short by that, so not at fault
                 event = DeadlinePassed()
             elif stopping:
                 return  # cut short by the cancel, which tells the end
@@ -225,7 +225,7 @@ class Desk:
         """Keep what an absorbed reply cost."""
         if isinstance(event, ModelReplied):
             usage = self.state.usage.plus(event.usage)
-            self.state = evolve(self.state, usage=usage)
+            self.become(evolve(self.state, usage=usage))
 
     def _give_up(self, why: CancelRequested | DeadlinePassed) -> None:
         """End the run; an inference under way is recorded as given up."""
@@ -240,8 +240,8 @@ class Desk:
         after = step(self.state, event)
         if after is self.state:
             return
-        self._told.extend(of_event(self.state, event, after))
-        self.state = after
+        self._told += of_event(self.state, event, after)
+        self.become(after)
         self._dirty = True
 
     def suspend(self) -> None:

@@ -60,7 +60,7 @@ def _go_on(desk: Desk, mailbox: Mailbox, pool: Executor) -> None:
         desk.plan()
     desk.commit()
     ready = desk.ready()
-    if ready and desk.alone and desk.performer.keeps_time(ready[0]):
+    if ready and desk.alone() and desk.performer.keeps_time(ready[0]):
         # In a context of its own: what a tool sets there is not for the next run.
         done = copy_context().run(perform, desk.performer, ready[0])
         desk.take([done, *mailbox.take(0.0)])

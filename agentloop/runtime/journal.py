@@ -193,15 +193,15 @@ class Journal:
         said, first = state.log.since(self._messages), self._last_event + 1
         begins = state.iterations != self._iterations
         return Checkpoint(
-            header=header_text(state, idle=idle, remembered=self._still_of(state)),
-            iterations=state.iterations,
-            setup=self._setup,
-            first_message=self._messages,
-            messages=tuple([message_text(message) for message in said]),
-            results=self._new_results(state),
-            jobs=self._new_jobs(state) if begins else (),
-            attempts=tuple(self._attempts),
-            events=tuple([Happening(n, *each) for n, each in enumerate(told, first)]),
+            header_text(state, idle=idle, remembered=self._still_of(state)),
+            state.iterations,
+            self._setup,
+            self._messages,
+            tuple([message_text(message) for message in said]),
+            self._new_results(state),
+            self._new_jobs(state) if begins else (),
+            tuple(self._attempts),
+            tuple([Happening(n, *each) for n, each in enumerate(told, first)]),
         )
 
     def _still_of(self, state: LoopState) -> str | None:
@@ -238,10 +238,10 @@ class Journal:
         told = f'"messages":{len(state.log)},"tool_choice":{choice}'
         return (
             JobRow(
-                id=job_id(self.run_id, state.iterations),
-                run_id=self.run_id,
-                iteration=state.iterations,
-                body=f"{self._job_facts},{told}}}",
+                job_id(self.run_id, state.iterations),
+                self.run_id,
+                state.iterations,
+                f"{self._job_facts},{told}}}",
             ),
         )
 

@@ -8,15 +8,15 @@ against their contract becomes a failure of the run, never of the worker.
 """
 
 import logging
-from collections.abc import Callable, Set
+from collections.abc import Callable, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 from attrs import evolve
 
 from agentloop.core.catalog import Failure, describe
-from agentloop.core.content import Content, Message, Text, tool_uses
+from agentloop.core.content import Content, Message, Text, calls_tools
 from agentloop.core.phases import (
     Answer,
     Call,
@@ -111,7 +111,6 @@ class Performer:
             return None
         return self._deadline - self._clock.monotonic()
 
-    @property
     def over_time(self) -> bool:
         """Whether the deadline has passed."""
         return self._deadline is not None and self._deadline <= self._clock.monotonic()
@@ -123,7 +122,6 @@ class Performer:
         left = self._deadline - self._clock.monotonic()
         return max(left if limit is None else min(limit, left), 0.001)
 
-    @property
     def session(self) -> Session:
         """The backend's session of this drive; there is one when inference begins."""
         if self.drive.session is None:
@@ -141,18 +139,18 @@ class Performer:
         self._streamed = streamed
         self._began = self._clock.now()
         return JobContext(
-            job_id=job_id(self.run_id, command.iteration),
-            timeout=self.within(self.options.attempt_timeout),
-            streamed=streamed,
-            remember=self.remember,
-            remembered=remembered,
-            abandoned=self.abandoned,
+            job_id(self.run_id, command.iteration),
+            self.within(self.options.attempt_timeout),
+            streamed,
+            self.remember,
+            remembered,
+            self.abandoned,
         )
 
     def inferred(self, command: Infer, found: Inference) -> Performed:
         """The event of an attempt, with its answer decoded, and its record."""
         event, changed = self._cleaned(_addressed(command, found.event))
-        if isinstance(event, ModelReplied) and not tool_uses(event.message):
+        if isinstance(event, ModelReplied) and not calls_tools(event.message):
             event = evolve(event, answer=self._answer(event.message))
         report, now = found.report, self._clock.now()
         failure = event.failure if isinstance(event, ModelFailed) else None
@@ -243,14 +241,14 @@ class Performer:
     def call_of(self, call: Call) -> ToolCall:
         """The call as a tool server takes it."""
         return ToolCall(
-            run_id=self.run_id,
-            scope=self._scope,
-            key=call.key,
-            tool_use_id=call.use.tool_use_id,
-            name=call.route.tool,
-            arguments=call.use.arguments,
-            timeout=self.within(self.options.tool_timeout),
-            abandoned=self.abandoned,
+            self.run_id,
+            self._scope,
+            call.key,
+            call.use.tool_use_id,
+            call.route.tool,
+            call.use.arguments,
+            self.within(self.options.tool_timeout),
+            self.abandoned,
         )
 
     def is_quick(self, call: Call) -> bool:
@@ -338,7 +336,7 @@ def perform(performer: Performer, effect: Effect) -> Performed:
 
 
 def _infer(performer: Performer, command: Infer) -> Performed:
-    session = performer.session
+    session = performer.session()
     on_delta = performer.delta_sink(command)
     job = performer.job(command, streamed=on_delta is not None)
     try:
@@ -405,22 +403,22 @@ def _check_told(report: AttemptReport, failure: Failure | None) -> None:
     Raises:
         TypeError: a backend reported, against its contract, what is no text.
     """
-    ids = {type(report.provider_request_id), type(report.request_sha256)}
-    plain = ids | {type(report.response)} <= _TEXTS
-    if plain and failure is None and not (report.notes or report.preceding):
-        return
     told = [report.provider_request_id, report.request_sha256, report.response]
+    if failure is None and not report.notes and not report.preceding:
+        _check_texts(told)
+        return
     told += report.notes
     for one in report.preceding:
         told += [one.code, one.message, one.provider_request_id]
     if failure is not None:
         told += [failure.kind, failure.message, failure.code]
-    for text in told:
+    _check_texts(told)
+
+
+def _check_texts(texts: Sequence[str | None]) -> None:
+    for text in texts:
         if text is not None and not isinstance(text, str):
             raise TypeError(f"a backend reported {type(text).__name__} for a text")
-
-
-_TEXTS: Final = {str, type(None)}
 
 
 def _told_the_model(call: Call, text: str) -> Performed:

@@ -161,9 +161,9 @@ def finish_broken(desk: Desk, error: Exception) -> RunRow:
         # The store takes no such end, and would refuse it for ever.
         problem = str(error)[:300]
         failed = Failed(_VIOLATED, describe(_VIOLATED, problem=problem))
-        desk.state = evolve(desk.state, phase=Finished(failed))
+        desk.become(evolve(desk.state, phase=Finished(failed)))
         return desk.finish()
     broken = error if isinstance(error, BrokenRunError) else worker_lost(error)
     end = broken.outcome
-    desk.state = give_up(desk.state, end.type, end.message)
+    desk.become(give_up(desk.state, end.type, end.message))
     return desk.finish()

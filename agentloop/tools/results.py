@@ -32,7 +32,6 @@ from agentloop.wire import (
     clean,
     clean_text,
     dump,
-    is_clean,
     load,
     quoted,
     to_json,
@@ -73,7 +72,8 @@ class Renderer:
 
     def _is_plain(self, text: str) -> bool:
         """Whether a text is clean and short however JSON writes it, as most are."""
-        return len(text) * _LONGEST + 2 <= self.max_bytes and is_clean(text)
+        fits = len(text) * _LONGEST + 2 <= self.max_bytes
+        return fits and text.isascii() and "\x00" not in text
 
     def _answer(self, value: object) -> ToolAnswer:
         content: list[Content] = []

@@ -140,8 +140,11 @@ def _is_seen_clean(block: Any) -> bool:
         return type(text) is str and text.isascii() and "\x00" not in text
     if kind is ToolUse:
         id_, name, arguments = block.tool_use_id, block.name, block.arguments
-        fits = type(id_) is str and type(name) is str and type(arguments) is dict
-        return fits and is_clean(id_ + name) and is_clean(arguments)
+        if type(id_) is not str or type(name) is not str:
+            return False
+        if not (id_.isascii() and name.isascii()) or "\x00" in id_ + name:
+            return False
+        return type(arguments) is dict and is_clean(arguments)
     return False
 
 

@@ -251,8 +251,12 @@ def is_clean(value: Any, depth: int = MAX_DEPTH) -> bool:
 
 def _are_clean(values: Iterable[Any], depth: int) -> bool:
     for value in values:
-        if type(value) is str:  # nearly all are, and need no call
+        kind = type(value)  # nearly all are texts or numbers, and need no call
+        if kind is str:
             if not value.isascii() or "\x00" in value:
+                return False
+        elif kind is int:
+            if value.bit_length() > MAX_INT_BITS:
                 return False
         elif not is_clean(value, depth):
             return False
