@@ -137,3 +137,11 @@ def is_blank(block: Block) -> bool:
     Providers refuse such blocks even where their own model produced them.
     """
     return isinstance(block, Text) and not block.text.strip()
+
+
+def without_blanks(content: tuple[Block, ...]) -> tuple[Block, ...]:
+    """The blocks that are not blank; the very same tuple where none is."""
+    for block in content:
+        if isinstance(block, Text) and not block.text.strip():
+            return tuple([block for block in content if not is_blank(block)])
+    return content

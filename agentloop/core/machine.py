@@ -42,10 +42,9 @@ from agentloop.core.content import (
     Text,
     ToolResult,
     ToolUse,
-    is_blank,
     texts,
-    tool_results,
     tool_uses,
+    without_blanks,
 )
 from agentloop.core.history import OUTCOME_UNKNOWN, close, error_result
 from agentloop.core.phases import (
@@ -72,6 +71,7 @@ from agentloop.core.phases import (
     ModelFailed,
     ModelReplied,
     Outcome,
+    Phase,
     Plan,
     Recovered,
     RequiresAction,
@@ -224,33 +224,33 @@ def _next_try(
 def _read_turn(state: LoopState, event: ModelReplied, usage: Usage) -> LoopState:
     """What the model said decides what follows (rules 2 to 6)."""
     said = event.message
-    kept = [block for block in said.content if not is_blank(block)]
-    if said.role != "assistant" or len(kept) < len(said.content):
-        said = Message("assistant", tuple(kept))
+    content = without_blanks(said.content)
+    if said.role != "assistant" or content is not said.content:
+        said = Message("assistant", content)
     uses = tool_uses(said)
     if problem := _unusable(said, uses):
         return _void(evolve(state, usage=usage), event.stop, problem)
-    spoken = LoopState(
-        state.plan,
-        state.routing,
-        state.phase,
-        state.iterations,
-        state.log.append(said),
-        usage,
-    )
+    log = state.log.append(said)
+    if uses and event.stop not in _VOID_STOPS:
+        return _plan_calls(state, uses, log, usage)
+    spoken = _with(state, state.phase, log, usage)
     if event.stop in _VOID_STOPS:
         return _void(spoken, event.stop, "")
-    if uses:
-        return _plan_calls(spoken, uses)
     return _final(spoken, event)
+
+
+def _with(state: LoopState, phase: Phase, log: Log, usage: Usage) -> LoopState:
+    """The state with what a turn changes; `evolve` costs thrice as much."""
+    return LoopState(state.plan, state.routing, phase, state.iterations, log, usage)
 
 
 def _unusable(said: Message, uses: tuple[ToolUse, ...]) -> str | None:
     """Why a turn cannot be kept at all, because no history could hold it."""
     if len(uses) > 1 and (twice := _repeated([use.tool_use_id for use in uses])):
         return f"it uses the tool_use_id {twice!r} for two calls"
-    if tool_results(said):
-        return "it holds results, which only a caller or a tool may give"
+    for block in said.content:
+        if isinstance(block, ToolResult):
+            return "it holds results, which only a caller or a tool may give"
     if not uses and not any(isinstance(block, Text) for block in said.content):
         return "it holds neither text nor a tool call"
     return None
@@ -281,7 +281,10 @@ def _final(state: LoopState, event: ModelReplied) -> LoopState:
 # ---------------------------------------------------------------- tools
 
 
-def _plan_calls(state: LoopState, uses: tuple[ToolUse, ...]) -> LoopState:
+def _plan_calls(
+    state: LoopState, uses: tuple[ToolUse, ...], log: Log, usage: Usage
+) -> LoopState:
+    """The turn that these calls open, or the end they lead to before any is made."""
     routing = state.routing
     if routing is None:
         raise AssertionError("inference begins only when routing is known")
@@ -289,11 +292,14 @@ def _plan_calls(state: LoopState, uses: tuple[ToolUse, ...]) -> LoopState:
     if phase.told and state.plan.on_unresolved_call == "fail":
         found = [resolve(routing, use.name) for use in uses]
         lost = next(route for route in found if isinstance(route, Failure))
-        return _fail(state, lost.type, _told(lost))
+        spoken = _with(state, state.phase, log, usage)
+        return _fail(spoken, lost.type, _told(lost))
     if not phase.asked and state.iterations >= state.plan.max_iterations:
         type_ = "AgentLoopMaxIterationsExceeded"
-        return _fail(state, type_, describe(type_, n=state.iterations))
-    return _settle(state, phase)
+        spoken = _with(state, state.phase, log, usage)
+        return _fail(spoken, type_, describe(type_, n=state.iterations))
+    turn = _with(state, phase, log, usage)
+    return turn if phase.calls else _settle(turn, phase)
 
 
 def open_turn(
@@ -344,7 +350,7 @@ def _running(plan: Plan, phase: CallingTools, key: str) -> int | None:
     """The position of a call that may be running; no other can have an answer."""
     for call in _window(plan, phase):
         if call.key == key:
-            return phase.calls.index(call)
+            return phase.calls.index(call) if len(phase.calls) > 1 else 0
     return None
 
 
@@ -386,21 +392,16 @@ def _rescheduled(
 def _settle(state: LoopState, phase: CallingTools) -> LoopState:
     """Stay while calls are open; otherwise close the turn and go on (rule 5)."""
     if NoneType in map(type, phase.results[: phase.barred]):
-        return _calling(state, phase, state.log)
+        return _with(state, phase, state.log, state.usage)
     for result in phase.results:
         if isinstance(result, Failure):
-            after = _calling(state, phase, state.log)
+            after = _with(state, phase, state.log, state.usage)
             return _fail(after, result.type, _told(result))
     log = _with_results(state.log, phase)
     if phase.asked:
-        return _finish(_calling(state, phase, log), RequiresAction(phase.asked))
+        ended = _with(state, phase, log, state.usage)
+        return _finish(ended, RequiresAction(phase.asked))
     return _begin(state, log)
-
-
-def _calling(state: LoopState, phase: CallingTools, log: Log) -> LoopState:
-    return LoopState(
-        state.plan, state.routing, phase, state.iterations, log, state.usage
-    )
 
 
 def _with_results(log: Log, phase: CallingTools) -> Log:
@@ -478,14 +479,7 @@ def _outcome_unknown(call: Call) -> ToolResult:
 
 
 def _finish(state: LoopState, outcome: Outcome) -> LoopState:
-    return LoopState(
-        state.plan,
-        state.routing,
-        Finished(outcome),
-        state.iterations,
-        state.log,
-        state.usage,
-    )
+    return _with(state, Finished(outcome), state.log, state.usage)
 
 
 def _fail(state: LoopState, type_: str, message: str) -> LoopState:
