@@ -102,17 +102,16 @@ def start(plan: Plan, opening: Message, routing: Routing | None) -> LoopState:
 def next_command(state: LoopState) -> Command:
     """What is to be done now; the same command for the same state, always."""
     phase = state.phase
-    match phase:
-        case Inferring():
-            return _infer(state, phase)
-        case CallingTools():
-            return CallTools(_window(state.plan, phase))
-        case Discovering(attempt, delay, at_least):
-            return Discover(state.plan.servers, attempt, delay, at_least)
-        case Finished(outcome):
-            return Finish(outcome, _keeps(state.log, outcome))
-        case _:
-            assert_never(phase)
+    if isinstance(phase, Inferring):
+        return _infer(state, phase)
+    if isinstance(phase, CallingTools):
+        return CallTools(_window(state.plan, phase))
+    if isinstance(phase, Finished):
+        return Finish(phase.outcome, _keeps(state.log, phase.outcome))
+    if isinstance(phase, Discovering):
+        servers = state.plan.servers
+        return Discover(servers, phase.attempt, phase.delay, phase.at_least)
+    assert_never(phase)
 
 
 def _infer(state: LoopState, phase: Inferring) -> Infer:
@@ -127,10 +126,15 @@ def step(state: LoopState, event: Event) -> LoopState:
     phase = state.phase
     if isinstance(phase, Finished):
         return state
+    # Asked for one by one, because a pattern takes twice the time to match.
+    if isinstance(event, ModelReplied):
+        return _on_model(state, event)
+    if isinstance(event, ToolReturned):
+        return _on_tool(state, event)
     match event:
-        case ModelReplied() | ModelFailed():
+        case ModelFailed():
             return _on_model(state, event)
-        case ToolReturned() | ToolFailed():
+        case ToolFailed():
             return _on_tool(state, event)
         case Discovered() | DiscoveryFailed():
             return _on_discovery(state, event)

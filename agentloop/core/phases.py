@@ -60,41 +60,41 @@ class Plan:
 class Log:
     """The messages of one run: an immutable view over a shared, growing list.
 
-    Appending to the newest view is O(1) and shares the list; appending to an
+    `length` is what `len` tells, for those that ask on every turn. Appending to the newest view is O(1) and shares the list; appending to an
     older one copies. So a state holds its history by value without copying it.
     """
 
-    __slots__ = ("_items", "_length")
+    __slots__ = ("_items", "length")
 
     def __init__(self, *messages: Message) -> None:
         self._items = list(messages)
-        self._length = len(messages)
+        self.length = len(messages)
 
     def append(self, *messages: Message) -> "Log":
         """A view with more messages at its end."""
         view = Log.__new__(Log)
         items = self._items
-        if len(items) != self._length:
-            items = items[: self._length]
+        if len(items) != self.length:
+            items = items[: self.length]
         items += messages
         view._items = items
-        view._length = len(items)
+        view.length = len(items)
         return view
 
     def since(self, start: int) -> list[Message]:
         """The messages from position `start` on."""
-        return self._items[start : self._length]
+        return self._items[start : self.length]
 
     def __len__(self) -> int:
-        return self._length
+        return self.length
 
     def __getitem__(self, index: int) -> Message:
-        if not -self._length <= index < self._length:
+        if not -self.length <= index < self.length:
             raise IndexError(index)
-        return self._items[index if index >= 0 else self._length + index]
+        return self._items[index if index >= 0 else self.length + index]
 
     def __iter__(self) -> Iterator[Message]:
-        return iter(self._items[: self._length])
+        return iter(self._items[: self.length])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Log) and self.since(0) == other.since(0)
@@ -102,7 +102,7 @@ class Log:
     __hash__ = None  # type: ignore[assignment] # compared by content, like a list
 
     def __repr__(self) -> str:
-        return f"Log(<{self._length} messages>)"
+        return f"Log(<{self.length} messages>)"
 
 
 # ---------------------------------------------------------------- outcomes

@@ -41,13 +41,9 @@ _CUT_SHORT = (ToolFailed, DiscoveryFailed)
 
 def effects_of(command: Command) -> tuple[Effect, ...]:
     """The single effects of a command."""
-    match command:
-        case CallTools():
-            return command.window
-        case Finish():
-            return ()
-        case _:
-            return (command,)
+    if isinstance(command, CallTools):
+        return command.window
+    return () if isinstance(command, Finish) else (command,)
 
 
 def effect_id(effect: Effect) -> EffectId:
@@ -205,7 +201,8 @@ class Desk:
             self.journal.keep(done.attempt)
         if isinstance(done.effect, Discover) and self.performer.drive.toolbox:
             self.journal.keep_setup_once(self.performer.drive)
-        self._told += done.told
+        if done.told:
+            self._told += done.told
         event = done.event
         if type(event) in _CUT_SHORT:
             if self.performer.over_time():  # cut short by that, so not at fault

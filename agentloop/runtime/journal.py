@@ -235,7 +235,7 @@ class Journal:
     def _new_jobs(self, state: LoopState) -> tuple[JobRow, ...]:
         first = state.iterations == 1
         choice = dump(to_json(state.plan.tool_choice)) if first else _AUTO
-        told = f'"messages":{len(state.log)},"tool_choice":{choice}'
+        told = f'"messages":{state.log.length},"tool_choice":{choice}'
         return (
             JobRow(
                 job_id(self.run_id, state.iterations),

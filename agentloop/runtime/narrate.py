@@ -35,11 +35,11 @@ def of_event(before: LoopState, event: Event, after: LoopState) -> list[Told]:
     """What an event amounted to; nothing when it was absorbed."""
     if after is before or isinstance(event, ModelReplied):
         return []  # a job was told of when it began
+    if isinstance(event, ToolReturned):
+        told = _call(before, event.key)
+        told["is_error"] = event.is_error
+        return [("tool_finished", told)]
     match event:
-        case ToolReturned():
-            told = _call(before, event.key)
-            told["is_error"] = event.is_error
-            return [("tool_finished", told)]
         case Discovered(routing):
             return [("tools_discovered", {"tools": len(routing.routes)})]
         case ModelFailed(attempt=attempt, failure=failure):
@@ -59,22 +59,20 @@ def of_event(before: LoopState, event: Event, after: LoopState) -> list[Told]:
 
 def of_effect(run_id: str, effect: Effect) -> Told | None:
     """What beginning an effect is called; retries were announced already."""
-    match effect:
-        case Infer():
-            return "job_submitted", {
-                "iteration": effect.iteration,
-                "attempt": effect.attempt,
-                "job_id": job_id(run_id, effect.iteration),
-            }
-        case Call():
-            return "tool_started", {
-                "key": effect.key,
-                "tool_use_id": effect.use.tool_use_id,
-                "name": effect.use.name,
-                "attempt": effect.attempt,
-            }
-        case Discover():
-            return None
+    if isinstance(effect, Infer):
+        return "job_submitted", {
+            "iteration": effect.iteration,
+            "attempt": effect.attempt,
+            "job_id": job_id(run_id, effect.iteration),
+        }
+    if isinstance(effect, Call):
+        return "tool_started", {
+            "key": effect.key,
+            "tool_use_id": effect.use.tool_use_id,
+            "name": effect.use.name,
+            "attempt": effect.attempt,
+        }
+    return None
 
 
 def of_end(status: Status, finish: Finish) -> Told:

@@ -326,13 +326,11 @@ def _reports(server: ToolServer) -> tuple[str, ...]:
 
 def perform(performer: Performer, effect: Effect) -> Performed:
     """Perform an effect on this thread."""
-    match effect:
-        case Infer():
-            return _infer(performer, effect)
-        case Call():
-            return _call(performer, effect)
-        case Discover():
-            return _discover(performer, effect)
+    if isinstance(effect, Infer):
+        return _infer(performer, effect)
+    if isinstance(effect, Call):
+        return _call(performer, effect)
+    return _discover(performer, effect)
 
 
 def _infer(performer: Performer, command: Infer) -> Performed:

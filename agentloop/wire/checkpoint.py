@@ -99,34 +99,34 @@ def header_text(
     rest = ',"idle":true' if idle else ""
     if remembered is not None:
         rest += f',"remembered":{dump(remembered)}'
+    usage = state.usage
     return (
-        f'{{"v":{SCHEMA_VERSION},"iterations":{state.iterations},'
-        f'"messages":{len(state.log)},"usage":{_usage_text(state.usage)},'
-        f'"phase":{_phase_text(state.phase)}{rest}}}'
-    )
-
-
-def _usage_text(usage: Usage) -> str:
-    return (
-        f"[{usage.prompt_tokens},{usage.completion_tokens},"
+        f'{_HEAD}{state.iterations},"messages":{state.log.length},'
+        f'"usage":[{usage.prompt_tokens},{usage.completion_tokens},'
         f"{usage.cache_read_tokens},{usage.cache_write_tokens},"
-        f"{usage.attempts_without_usage}]"
+        f'{usage.attempts_without_usage}],"phase":{_phase_text(state.phase)}{rest}}}'
     )
+
+
+_HEAD: Final = f'{{"v":{SCHEMA_VERSION},"iterations":'
 
 
 def _phase_text(phase: Phase) -> str:
     """A phase as text; most are first tries, which are written ready."""
-    match phase:
-        case Inferring() if phase.attempt == 1 and not (phase.delay or phase.at_least):
+    if isinstance(phase, Inferring):
+        if phase.attempt == 1 and not (phase.delay or phase.at_least):
             return _FIRST_INFERENCE
-        case CallingTools() if phase.barred is None and _are_first_tries(phase.calls):
+    elif isinstance(phase, CallingTools):
+        if phase.barred is None and _are_first_tries(phase.calls):
             return _FIRST_CALLS
-        case _:
-            return dump(_phase(phase))
+    return dump(_phase(phase))
 
 
 def _are_first_tries(calls: tuple[Call, ...]) -> bool:
-    return [call for call in calls if call.attempt > 1] == []
+    for call in calls:  # noqa: SIM110 - `all` over a generator costs thrice
+        if call.attempt > 1:
+            return False
+    return True
 
 
 def _phase(phase: Phase) -> dict[str, Any]:
