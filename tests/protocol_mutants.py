@@ -379,9 +379,9 @@ def iterations_are_not_limited(patch: Patch) -> None:
     """Iterations are not limited."""
     right = machine._plan_calls
 
-    def plan_calls(state: Any, uses: Any) -> Any:
+    def plan_calls(state: Any, *said: Any) -> Any:
         plan = evolve(state.plan, max_iterations=99)
-        return evolve(right(evolve(state, plan=plan), uses), plan=state.plan)
+        return evolve(right(evolve(state, plan=plan), *said), plan=state.plan)
 
     patch.setattr(machine, "_plan_calls", plan_calls)
 

@@ -354,11 +354,11 @@ class MemoryStore:
 
     def _commit(self, run: Run, change: Checkpoint, now: datetime) -> None:
         """Keep a change, or refuse it before any of it is kept."""
-        run.refuse_known(change)
-        if change.jobs:
-            refuse_known("job", self._jobs, [job.id for job in change.jobs])
+        jobs = change.jobs
+        if jobs:
+            refuse_known("job", self._jobs, [job.id for job in jobs])
         run.commit(change, now)
-        for job in change.jobs:
+        for job in jobs:
             self._jobs[job.id] = (job, run)
 
     def _forget(self, run: Run) -> None:

@@ -52,16 +52,8 @@ class Run:
     jobs: dict[int, JobRow] = field(factory=dict)
     attempts: dict[tuple[int, int], NewAttempt] = field(factory=dict)
     events: list[NewEvent] = field(factory=list)
-
-    @property
-    def last_event(self) -> int:
-        """Id of the last event, 0 when there is none."""
-        return self.events[-1].id if self.events else 0
-
-    @property
-    def staged(self) -> int:
-        """How many messages are kept."""
-        return len(self.messages)
+    staged: int = 0
+    last_event: int = 0
 
     def row(self) -> RunRow:
         """The row as it is now; asked for so often that `evolve` would tell."""
@@ -85,39 +77,44 @@ class Run:
             completed_at=self.completed_at,
         )
 
-    def refuse_known(self, change: Checkpoint) -> None:
-        """Refuse rows that are stored already, before any of a change is kept.
+    def commit(self, change: Checkpoint, now: datetime) -> None:
+        """Keep a change; messages end the turn whose results were kept.
 
         Raises:
-            ValueError: a setup, result, job or attempt is there already.
+            ValueError: a setup, result, job or attempt is there already. Nothing of
+                the change is kept then.
         """
-        if change.setup is not None and self.setup is not None:
-            raise ValueError(f"run {self.inserted.id} has a setup already")
-        if change.results:
-            results = () if change.messages else self.results
-            refuse_known("result", results, [key for key, _ in change.results])
-        if change.jobs:
-            refuse_known("iteration", self.jobs, [job.iteration for job in change.jobs])
-        if change.attempts:
-            refuse_known("attempt", self.attempts, list(map(_key, change.attempts)))
-
-    def commit(self, change: Checkpoint, now: datetime) -> None:
-        """Keep a change; messages end the turn whose results were kept."""
+        jobs, attempts = change.jobs, change.attempts
+        if change.setup is not None or change.results:
+            self._refuse_known(change)
+        if jobs:
+            refuse_known("iteration", self.jobs, [job.iteration for job in jobs])
+        if attempts:
+            tries = [(each.iteration, each.number) for each in attempts]
+            refuse_known("attempt", self.attempts, tries)
+            self.attempts.update(zip(tries, attempts, strict=True))
+        for job in jobs:
+            self.jobs[job.iteration] = job
         self.revision += 1
         self.header = change.header
         self.iterations = change.iterations
-        if change.setup is not None:
-            self.setup = change.setup
         if change.messages:
             self.messages += zip(change.messages, repeat(now))
+            self.staged = len(self.messages)
             self.results.clear()
+        if change.events:
+            self.events += change.events
+            self.last_event = change.events[-1].id
+        if change.setup is not None:
+            self.setup = change.setup
         if change.results:
             self.results.update(change.results)
-        for job in change.jobs:
-            self.jobs[job.iteration] = job
-        for attempt in change.attempts:
-            self.attempts[attempt.iteration, attempt.number] = attempt
-        self.events += change.events
+
+    def _refuse_known(self, change: Checkpoint) -> None:
+        if change.setup is not None and self.setup is not None:
+            raise ValueError(f"run {self.inserted.id} has a setup already")
+        results = () if change.messages else self.results
+        refuse_known("result", results, [key for key, _ in change.results])
 
     def attempts_of(self, iteration: int) -> tuple[AttemptRow, ...]:
         """The attempts of one job in order."""
@@ -196,10 +193,6 @@ class Conversation:
             if segment.first > last:
                 return
             yield from segment.rows(since, last)
-
-
-def _key(attempt: NewAttempt) -> tuple[int, int]:
-    return attempt.iteration, attempt.number
 
 
 def attempt_row(attempt: NewAttempt) -> AttemptRow:

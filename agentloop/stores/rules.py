@@ -140,10 +140,11 @@ def repeated(lease: Lease, revision: int, standing: Standing) -> bool:
     Raises:
         LeaseLostError: the change follows another revision than the stored one.
     """
+    if standing.revision == revision:
+        return False
     if standing.revision == revision + 1 and revision >= standing.claimed_revision:
         return True
-    check_revision(lease, revision, standing)
-    return False
+    raise _elsewhere(lease, revision, standing)
 
 
 def check_revision(lease: Lease, revision: int, standing: Standing) -> None:
@@ -153,9 +154,12 @@ def check_revision(lease: Lease, revision: int, standing: Standing) -> None:
         LeaseLostError: it follows another one.
     """
     if standing.revision != revision:
-        raise LeaseLostError(
-            f"run {lease.run_id} is at revision {standing.revision}, not {revision}"
-        )
+        raise _elsewhere(lease, revision, standing)
+
+
+def _elsewhere(lease: Lease, revision: int, standing: Standing) -> LeaseLostError:
+    at = standing.revision
+    return LeaseLostError(f"run {lease.run_id} is at revision {at}, not {revision}")
 
 
 def check_change(lease: Lease, change: Checkpoint, standing: Standing) -> None:
