@@ -37,7 +37,6 @@ class Hub:
         """Whether anybody listens to the run; deltas are worth making then."""
         return run_id in self._listeners
 
-    @property
     def silent(self) -> bool:
         """Whether nobody at all listens, so that events need not be made up."""
         return self._observer is None and not self._listeners

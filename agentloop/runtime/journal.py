@@ -190,7 +190,7 @@ class Journal:
     def _change(
         self, state: LoopState, told: Sequence[Told], *, idle: bool
     ) -> Checkpoint:
-        said, first = state.log.since(self._messages), self._last_event + 1
+        said = state.log.since(self._messages)
         begins = state.iterations != self._iterations
         return Checkpoint(
             header_text(state, idle=idle, remembered=self._still_of(state)),
@@ -201,7 +201,7 @@ class Journal:
             self._new_results(state),
             self._new_jobs(state) if begins else (),
             tuple(self._attempts),
-            tuple([Happening(n, *each) for n, each in enumerate(told, first)]),
+            self._events(told),
         )
 
     def _still_of(self, state: LoopState) -> str | None:
@@ -244,6 +244,13 @@ class Journal:
                 f"{self._job_facts},{told}}}",
             ),
         )
+
+    def _events(self, told: Sequence[Told]) -> tuple[NewEvent, ...]:
+        n, events = self._last_event, []
+        for kind, data in told:
+            n += 1
+            events.append(Happening(n, kind, data))
+        return tuple(events)
 
     def _final(self, state: LoopState, told: Sequence[Told]) -> Final:
         command = _finish_of(state)
@@ -293,7 +300,7 @@ class Journal:
             attempt += 1
 
     def _publish(self, rows: Sequence[NewEvent]) -> None:
-        if self._hub.silent:
+        if self._hub.silent():
             return
         for row in rows:
             self._hub.publish(self.run_id, event(row))

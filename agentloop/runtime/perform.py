@@ -8,7 +8,7 @@ against their contract becomes a failure of the run, never of the worker.
 """
 
 import logging
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Set
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, TypeAlias
@@ -402,19 +402,12 @@ def _check_told(report: AttemptReport, failure: Failure | None) -> None:
         TypeError: a backend reported, against its contract, what is no text.
     """
     told = [report.provider_request_id, report.request_sha256, report.response]
-    if failure is None and not report.notes and not report.preceding:
-        _check_texts(told)
-        return
     told += report.notes
     for one in report.preceding:
         told += [one.code, one.message, one.provider_request_id]
     if failure is not None:
         told += [failure.kind, failure.message, failure.code]
-    _check_texts(told)
-
-
-def _check_texts(texts: Sequence[str | None]) -> None:
-    for text in texts:
+    for text in told:
         if text is not None and not isinstance(text, str):
             raise TypeError(f"a backend reported {type(text).__name__} for a text")
 

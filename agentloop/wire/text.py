@@ -237,12 +237,12 @@ def is_clean(value: Any, depth: int = MAX_DEPTH) -> bool:
     kind: type = type(value)
     if kind is str:
         return str.isascii(value) and "\x00" not in value
-    if kind is dict:
-        return depth > 0 and _are_names(value) and _are_clean(value.values(), depth - 1)
-    if kind is list:
-        return depth > 0 and _are_clean(value, depth - 1)
     if kind is int:
         return int.bit_length(value) <= MAX_INT_BITS
+    if kind is dict:
+        return depth > 0 and _is_clean_object(value, depth - 1)
+    if kind is list:
+        return depth > 0 and _are_clean(value, depth - 1)
     return value is None or kind is bool or (kind is float and value - value == 0)
 
 
@@ -251,22 +251,23 @@ def is_clean(value: Any, depth: int = MAX_DEPTH) -> bool:
 
 def _are_clean(values: Iterable[Any], depth: int) -> bool:
     for value in values:
-        kind = type(value)  # nearly all are texts or numbers, and need no call
-        if kind is str:
+        if type(value) is str:  # nearly all are, and need no call
             if not value.isascii() or "\x00" in value:
-                return False
-        elif kind is int:
-            if value.bit_length() > MAX_INT_BITS:
                 return False
         elif not is_clean(value, depth):
             return False
     return True
 
 
-def _are_names(keys: Iterable[Any]) -> bool:
-    """Whether keys are identifiers, which hold nothing that is replaced."""
-    for key in keys:  # noqa: SIM110 - see above
+def _is_clean_object(value: dict[Any, Any], depth: int) -> bool:
+    """Whether keys are identifiers, which hold nothing that is replaced, and so on."""
+    for key, item in value.items():
         if type(key) is not str or not key.isidentifier():
+            return False
+        if type(item) is str:
+            if not item.isascii() or "\x00" in item:
+                return False
+        elif not is_clean(item, depth):
             return False
     return True
 
