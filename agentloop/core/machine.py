@@ -126,15 +126,21 @@ def step(state: LoopState, event: Event) -> LoopState:
     phase = state.phase
     if isinstance(phase, Finished):
         return state
-    # Asked for one by one, because a pattern takes twice the time to match.
+    # The two of every turn first: a pattern takes twice the time to match.
     if isinstance(event, ModelReplied):
         return _on_model(state, event)
     if isinstance(event, ToolReturned):
         return _on_tool(state, event)
+    return _on_any(state, phase, event)
+
+
+def _on_any(
+    state: LoopState, phase: Discovering | Inferring | CallingTools, event: Event
+) -> LoopState:
     match event:
-        case ModelFailed():
+        case ModelReplied() | ModelFailed():
             return _on_model(state, event)
-        case ToolFailed():
+        case ToolReturned() | ToolFailed():
             return _on_tool(state, event)
         case Discovered() | DiscoveryFailed():
             return _on_discovery(state, event)

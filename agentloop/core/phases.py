@@ -60,8 +60,9 @@ class Plan:
 class Log:
     """The messages of one run: an immutable view over a shared, growing list.
 
-    `length` is what `len` tells, for those that ask on every turn. Appending to the newest view is O(1) and shares the list; appending to an
+    Appending to the newest view is O(1) and shares the list; appending to an
     older one copies. So a state holds its history by value without copying it.
+    `length` is what `len` tells, for those that ask on every turn.
     """
 
     __slots__ = ("_items", "length")

@@ -214,24 +214,43 @@ class NewAttempt(Protocol):
     """
 
     @property
-    def run_id(self) -> str: ...
+    def run_id(self) -> str:
+        """The run whose job was tried."""
+        ...
+
     @property
-    def iteration(self) -> int: ...
+    def iteration(self) -> int:
+        """Of the job."""
+        ...
+
     @property
-    def number(self) -> int: ...
+    def number(self) -> int:
+        """Rises with each attempt of a job."""
+        ...
+
     @property
-    def body(self) -> str: ...
+    def body(self) -> str:
+        """What is kept of it, as JSON text."""
+        ...
+
     @property
-    def response(self) -> str | None: ...
+    def response(self) -> str | None:
+        """The provider's answer, verbatim."""
+        ...
 
 
 class NewEvent(Protocol):
     """An event to store: an `EventRow`, or what has its fields."""
 
     @property
-    def id(self) -> int: ...
+    def id(self) -> int:
+        """Rises within the run."""
+        ...
+
     @property
-    def body(self) -> str: ...
+    def body(self) -> str:
+        """What is kept of it, as JSON text."""
+        ...
 
 
 @value

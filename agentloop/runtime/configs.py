@@ -3,11 +3,12 @@
 The rules themselves are the core's; here they meet what the host registered.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from typing import Final
 
-from attrs import frozen
+from attrs import field, frozen
 
 from agentloop.core.catalog import RequestError
 from agentloop.core.config import (
@@ -19,10 +20,12 @@ from agentloop.core.config import (
     with_registered,
 )
 from agentloop.core.content import JsonObject
-from agentloop.ports import MissingExtraError
+from agentloop.ports import ConversationRow, MissingExtraError
+from agentloop.runtime.lately import KINDS
 from agentloop.runtime.prepare import Resources
+from agentloop.runtime.present import body_from
 from agentloop.schema import compile_schema
-from agentloop.wire import WireError
+from agentloop.wire import WireError, dump, to_json
 
 _TOOL_FIELDS: Final = frozenset({"client_tools", "tools"})
 
@@ -32,6 +35,32 @@ class Configs:
     """The configs of one loop's conversations and runs."""
 
     resources: Resources
+    _plain: Callable[[str], tuple[Config, str]] = field(init=False, eq=False)
+
+    @_plain.default
+    def _remembered(self) -> Callable[[str], tuple[Config, str]]:
+        """Most runs override nothing, and their conversations are of a few kinds."""
+        return lru_cache(KINDS)(self._of_defaults)
+
+    def of_run(
+        self, row: ConversationRow, override: Override | None
+    ) -> tuple[Config, str]:
+        """The config of a run (contract section 4), and its stored text.
+
+        Raises:
+            RequestError: `invalid-config`.
+        """
+        if override is None:
+            config, text = self._plain(row.body)
+        else:
+            config = self._effective(body_from(row.body).defaults, override)
+            text = dump(to_json(config))
+        self.resources.check_servers(config)
+        return config, text
+
+    def _of_defaults(self, body: str) -> tuple[Config, str]:
+        config = self._effective(body_from(body).defaults, None)
+        return config, dump(to_json(config))
 
     def check_defaults(self, defaults: Config) -> None:
         """Refuse the defaults of a conversation that no run could have.
@@ -44,17 +73,11 @@ class Configs:
             self._check(config)
             _check_callers_schemas(config)
 
-    def effective(self, defaults: Config, override: Override | None) -> Config:
-        """The config of a run (contract section 4).
-
-        Raises:
-            RequestError: `invalid-config`.
-        """
+    def _effective(self, defaults: Config, override: Override | None) -> Config:
         config = self._offering(merge(defaults, override))
         self._check(config)
         if override is not None and _TOOL_FIELDS & override.changes.keys():
             _check_callers_schemas(config)  # those of the defaults are checked
-        self.resources.check_servers(config)
         return config
 
     def _check(self, config: Config) -> None:

@@ -203,16 +203,20 @@ class Desk:
             self.journal.keep_setup_once(self.performer.drive)
         if done.told:
             self._told += done.told
-        event = done.event
+        event: Event = done.event
+        if type(event) in _CUT_SHORT and self.performer.over_time():
+            event = DeadlinePassed()  # cut short by that, so not at fault
+        if not (stopping and self._is_overruled(event)):
+            self._step(event)
+
+    def _is_overruled(self, event: Event) -> bool:
+        """Whether a cancel that was accepted tells the end in an event's place."""
         if type(event) in _CUT_SHORT:
-            if self.performer.over_time():  # cut short by that, so not at fault
-                event = DeadlinePassed()
-            elif stopping:
-                return  # cut short by the cancel, which tells the end
-        if stopping and self._would_succeed(event):
-            self._count(event)  # a cancel that was accepted wins over a late success
-            return
-        self._step(event)
+            return True  # by the cancel
+        if not self._would_succeed(event):
+            return False
+        self._count(event)
+        return True
 
     def _would_succeed(self, event: Event) -> bool:
         phase = step(self.state, event).phase

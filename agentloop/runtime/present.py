@@ -27,9 +27,9 @@ from agentloop.core.run import (
 from agentloop.ports import (
     AttemptRow,
     ConversationRow,
-    NewEvent,
     JobRow,
     MessageRow,
+    NewEvent,
     RunRow,
     derived_id,
 )
@@ -85,7 +85,12 @@ def conversation_body(new: NewConversation) -> str:
 
 def body_of(row: ConversationRow) -> NewConversation:
     """The name, system prompt and defaults of a stored conversation."""
-    return _stored("conversation", _body_from, row.body)
+    return body_from(row.body)
+
+
+def body_from(text: str) -> NewConversation:
+    """The same of the text that is stored of it."""
+    return _stored("conversation", _body_from, text)
 
 
 @lru_cache(_REMEMBERED)

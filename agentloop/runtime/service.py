@@ -41,6 +41,7 @@ from agentloop.runtime.callers import (
 )
 from agentloop.runtime.caps import check_size
 from agentloop.runtime.configs import Configs
+from agentloop.runtime.lately import by_text
 from agentloop.runtime.prepare import Resources
 from agentloop.runtime.requests import Again
 from agentloop.runtime.starting import CHOICE_CHECK_TIMEOUT, Starting
@@ -66,6 +67,7 @@ class Service:
         self._ids = ids
         self._visible = Visible(self.store, self._options.visibility == "user")
         self._configs = Configs(resources)
+        self._body_of = by_text(self._checked_body)
         self._starting = Starting(resources, ids, self._configs, self._visible)
 
     # ------------------------------------------------------------ conversations
@@ -73,18 +75,22 @@ class Service:
     def create_conversation(self, request: Any, scope: Scope) -> Conversation:
         """Check and store a conversation (contract section 2.1)."""
         scope = as_scope(scope)
-        check_size(request, self._options.limits)
-        new, _ = value_of(request, NewConversation)
-        self._configs.check_defaults(new.defaults)
         row = self.store.create_conversation(
             NewConversationRow(
+                body=self._body_of(request),
                 id=self._ids.new(),
                 company_id=scope.company_id,
                 user_id=scope.user_id,
-                body=present.conversation_body(new),
             )
         )
         return present.conversation(row)
+
+    def _checked_body(self, request: Any) -> str:
+        """What is stored of a request that may be stored."""
+        check_size(request, self._options.limits)
+        new, _ = value_of(request, NewConversation)
+        self._configs.check_defaults(new.defaults)
+        return present.conversation_body(new)
 
     def get_conversation(self, conversation_id: str, scope: Scope) -> Conversation:
         """A conversation by id (contract section 2.2)."""

@@ -128,8 +128,7 @@ class Starting:
     def _checked_run(
         self, row: ConversationRow, body: StartRequest, scope: Scope, patience: float
     ) -> NewRunRow:
-        defaults = present.body_of(row).defaults
-        config = self.configs.effective(defaults, body.config_override)
+        config, text = self.configs.of_run(row, body.config_override)
         choice = body.tool_choice
         backend = self.resources.choose_backend(config)
         self._check_choice(choice, config, scope, patience)
@@ -143,7 +142,7 @@ class Starting:
             client_op_id=body.client_op_id,
             driver=self.resources.driver,
             expected_version=body.expected_version,
-            config=dump(to_json(config)),
+            config=text,
             payload=present.payload_text(body.payload, 0),
             tool_choice=None if choice is None else dump(to_json(choice)),
         )

@@ -1,7 +1,8 @@
 """A store in this process's memory: for tests, demos and short-lived tools.
 
-It keeps the same rows as the durable stores under one lock, of attempts and events
-what they came as, so that a text is made when somebody reads it. It knows no files and no other process; when the process ends, everything is gone.
+It keeps the same rows as the durable stores under one lock; of attempts and events
+it keeps what they came as, so that their texts are made when somebody reads them. It
+knows no files and no other process; when the process ends, everything is gone.
 """
 
 from bisect import bisect_right

@@ -85,7 +85,8 @@ class Run:
                 the change is kept then.
         """
         jobs, attempts = change.jobs, change.attempts
-        if change.setup is not None or change.results:
+        rare = change.setup is not None or bool(change.results)
+        if rare:
             self._refuse_known(change)
         if jobs:
             refuse_known("iteration", self.jobs, [job.iteration for job in jobs])
@@ -105,9 +106,8 @@ class Run:
         if change.events:
             self.events += change.events
             self.last_event = change.events[-1].id
-        if change.setup is not None:
-            self.setup = change.setup
-        if change.results:
+        if rare:
+            self.setup = self.setup if change.setup is None else change.setup
             self.results.update(change.results)
 
     def _refuse_known(self, change: Checkpoint) -> None:

@@ -18,7 +18,6 @@ from agentloop.core.config import Config
 from agentloop.core.content import Message, ToolResult, ToolUse, tool_uses
 from agentloop.core.machine import open_turn
 from agentloop.core.phases import (
-    Call,
     CallingTools,
     Completed,
     Discovering,
@@ -116,17 +115,16 @@ def _phase_text(phase: Phase) -> str:
     if isinstance(phase, Inferring):
         if phase.attempt == 1 and not (phase.delay or phase.at_least):
             return _FIRST_INFERENCE
-    elif isinstance(phase, CallingTools):
-        if phase.barred is None and _are_first_tries(phase.calls):
-            return _FIRST_CALLS
+    elif isinstance(phase, CallingTools) and _are_first_tries(phase):
+        return _FIRST_CALLS
     return dump(_phase(phase))
 
 
-def _are_first_tries(calls: tuple[Call, ...]) -> bool:
-    for call in calls:  # noqa: SIM110 - `all` over a generator costs thrice
+def _are_first_tries(phase: CallingTools) -> bool:
+    for call in phase.calls:
         if call.attempt > 1:
             return False
-    return True
+    return phase.barred is None
 
 
 def _phase(phase: Phase) -> dict[str, Any]:
