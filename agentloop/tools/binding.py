@@ -29,7 +29,7 @@ from agentloop.tools.signatures import (
     read_docstring,
     read_signature,
 )
-from agentloop.wire import clean
+from agentloop.wire import clean, is_clean
 
 MAX_NAME: Final = 55
 """With the longest alias and the dash this is the 64 that every provider takes."""
@@ -150,18 +150,12 @@ class Bound:
 
 
 def _own(arguments: JsonObject) -> JsonObject:
-    """A copy of arguments, because the function may change it.
+    """A clean copy of arguments, because the function may change it.
 
-    Whoever calls has cleaned them: a run's are, before they are stored.
-
-    Raises:
-        WireError: they have no JSON form.
+    A run's are clean already. Others' are looked at all the same: a lone surrogate
+    ends the process in the validator, whose strings are Rust's.
     """
-    try:
-        return _copier()(arguments)
-    except (TypeError, ValueError, RecursionError):
-        copy: JsonObject = clean(arguments)[0]  # which says what is wrong, and where
-        return copy
+    return _copier()(arguments) if is_clean(arguments) else clean(arguments)[0]
 
 
 @functools.cache
