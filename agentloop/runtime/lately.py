@@ -22,7 +22,8 @@ def by_text(make: Callable[[Any], T]) -> Callable[[Any], T]:
     """`make`, which is not asked again for JSON that has the text of one before.
 
     Values that are not seen to be JSON of Python's own types go straight to `make`:
-    their text need not be all that they are. What it raises is not remembered.
+    their text need not be all that they are. What it raises is not remembered. Whoever
+    calls has made sure that the value is not too large to be walked.
     """
     known = lru_cache(KINDS)(lambda text: make(undump(text)))
 

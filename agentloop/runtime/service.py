@@ -75,6 +75,7 @@ class Service:
     def create_conversation(self, request: Any, scope: Scope) -> Conversation:
         """Check and store a conversation (contract section 2.1)."""
         scope = as_scope(scope)
+        check_size(request, self._options.limits)
         row = self.store.create_conversation(
             NewConversationRow(
                 body=self._body_of(request),
@@ -87,7 +88,6 @@ class Service:
 
     def _checked_body(self, request: Any) -> str:
         """What is stored of a request that may be stored."""
-        check_size(request, self._options.limits)
         new, _ = value_of(request, NewConversation)
         self._configs.check_defaults(new.defaults)
         return present.conversation_body(new)
