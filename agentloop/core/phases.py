@@ -281,7 +281,7 @@ class DiscoveryFailed:
     failure: Failure
 
 
-@value(kw_only=True)
+@value
 class ModelReplied:
     """The model answered.
 

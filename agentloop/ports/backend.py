@@ -67,7 +67,7 @@ class Preceding:
     provider_request_id: str | None = None
 
 
-@value(kw_only=True)
+@value
 class AttemptReport:
     """What one attempt leaves for the job record.
 

@@ -68,7 +68,7 @@ _PARAMETER_EVENTS: Final = ("provide-client-params", "before-parameter-build")
 _LOG: Final = logging.getLogger(__name__)
 
 
-@value(kw_only=True)
+@value
 class Errand:
     """One call to make: the operation, the model, the body, the patience."""
 

@@ -89,10 +89,10 @@ class BedrockSession:
     ) -> Errand:
         patience = None if job.timeout is None else max(job.timeout, _LEAST_TIMEOUT)
         return Errand(
-            operation="Converse" if on_delta is None else "ConverseStream",
-            model_id=self._model.id,
-            body=self._conversation.body(command, job.job_id),
-            read_timeout=patience,
+            "Converse" if on_delta is None else "ConverseStream",
+            self._model.id,
+            self._conversation.body(command, job.job_id),
+            patience,
         )
 
     def _reply(
@@ -150,12 +150,8 @@ class _Attempt:
 
     def report(self) -> AttemptReport:
         """The report for the job record."""
-        return AttemptReport(
-            provider_request_id=self.request_id,
-            request_sha256=sha256(self.sent).hexdigest(),
-            response=self.response,
-            notes=self.notes,
-        )
+        digest = sha256(self.sent).hexdigest()
+        return AttemptReport(self.request_id, digest, self.response, self.notes)
 
 
 # ---------------------------------------------------------------- streams

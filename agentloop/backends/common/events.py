@@ -40,9 +40,5 @@ def failed(command: Infer, failure: Failure, usage: Usage | None) -> ModelFailed
 def replied(command: Infer, found: Answered) -> ModelReplied:
     """The event of an attempt that was answered."""
     return ModelReplied(
-        iteration=command.iteration,
-        attempt=command.attempt,
-        message=found.message,
-        stop=found.stop,
-        usage=found.usage,
+        command.iteration, command.attempt, found.message, found.stop, found.usage
     )

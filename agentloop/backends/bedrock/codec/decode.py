@@ -73,7 +73,8 @@ def decode(reply: Any, tool_name: Callable[[str], str]) -> Reply | Failure:
         if not isinstance(blocks, list) or not isinstance(reason, str):
             raise _MalformedError("its content is no list or its stop reason no text")
         decoder = _Decoder(tool_name, STOPS.get(reason, "unknown"))
-        content = tuple(b for raw in blocks if (b := decoder.block(raw)) is not None)
+        found = [decoder.block(raw) for raw in blocks]
+        content = tuple([block for block in found if block is not None])
     except (KeyError, TypeError, AttributeError) as error:
         return _malformed(f"it is no Converse reply ({type(error).__name__}: {error})")
     except (_MalformedError, WireError) as error:
@@ -98,12 +99,7 @@ def usage_of(reply: Any) -> Usage | None:
     stored = _count(usage.get("cacheWriteInputTokens") or 0)
     if fresh is None or written is None or read is None or stored is None:
         return None
-    return Usage(
-        prompt_tokens=fresh + read + stored,
-        completion_tokens=written,
-        cache_read_tokens=read,
-        cache_write_tokens=stored,
-    )
+    return Usage(fresh + read + stored, written, read, stored)
 
 
 def _count(value: Any) -> int | None:
