@@ -73,7 +73,7 @@ def calls_per_turn(turns: int, *, kept: bool) -> float:
 def turns() -> list[Count]:
     """Work per turn: bounded, and the same in a long run."""
     counts = []
-    for kept, bound, name in ((False, 280, "nothing stored"), (True, 480, "memory")):
+    for kept, bound, name in ((False, 265, "nothing stored"), (True, 400, "memory")):
         short, long = (calls_per_turn(n, kept=kept) for n in (SHORT, LONG))
         counts += [
             Count(f"calls per turn, {name}, N={LONG}", long, bound),

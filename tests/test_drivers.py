@@ -20,6 +20,7 @@ from agentloop.ports import (
     Inference,
     JobContext,
     LeaseLostError,
+    Preceding,
     SessionSetup,
     ToolAnswer,
     ToolCall,
@@ -266,6 +267,34 @@ def test_a_backend_that_answers_with_junk_fails_the_run(face: str, infer: Any) -
     assert run.error.type == "JobFailed"
     assert "the backend raised AttributeError" in run.error.message
     assert run.usage.attempts_without_usage == 1
+
+
+REPORTS: dict[str, Any] = {
+    "an id": AttemptReport(provider_request_id=7),  # type: ignore[arg-type] # careless
+    "a digest": AttemptReport(request_sha256=b"00"),  # type: ignore[arg-type]
+    "a response": AttemptReport(response={"said": 1}),  # type: ignore[arg-type]
+    "a note": AttemptReport(notes=(object(),)),  # type: ignore[arg-type]
+    "a preceding": AttemptReport(preceding=(Preceding(code=1, message="late"),)),  # type: ignore[arg-type]
+}
+
+
+@both_faces
+@pytest.mark.parametrize("what", REPORTS)
+def test_a_report_that_holds_no_text_fails_the_attempt(face: str, what: str) -> None:
+    """It is found out before it is stored, so that jobs and events stay readable."""
+
+    def infer(command: Infer) -> Inference:
+        event = ModelReplied(1, 1, Message("assistant", (Text("Hi"),)), "end_turn")
+        return Inference(event, REPORTS[what])
+
+    with FACES[face](Odd(infer)) as loop:
+        made = loop.create_conversation(defaults=DEFAULTS, scope=SCOPE)
+        run = loop.run(made.id, "Hi", scope=SCOPE)
+        assert (run.status, run.error.type) == ("failed", "JobFailed")
+        assert "the backend raised TypeError" in run.error.message
+        [found] = loop.list_jobs(run.id, scope=SCOPE)
+        assert [attempt.outcome for attempt in found.attempts] == ["provider"]
+        assert [e.kind for e in loop.events(run.id, scope=SCOPE)][-1] == "terminal"
 
 
 class Leaking(Odd):

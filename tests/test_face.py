@@ -522,6 +522,25 @@ def test_a_call_is_answered_once(bench: Bench) -> None:
     assert bench.loop.resume(paused, {"user-confirm": "x"}, scope=SCOPE).final_text
 
 
+def test_a_request_that_reads_like_one_before_is_checked_as_itself(
+    bench: Bench,
+) -> None:
+    """Equal requests are looked at once; a key that is no text makes another of it."""
+    bench.open()
+
+    def begin(schema: Any) -> Any:
+        defaults = {**DEFAULTS, "output_format_schema": schema}
+        return bench.loop.create_conversation(defaults=defaults, scope=SCOPE)
+
+    first, second = begin({"enum": [{"1": 1}]}), begin({"enum": [{"1": 1}]})
+    assert (first.defaults, first.version) == (second.defaults, second.version)
+    assert first.id != second.id
+    with pytest.raises(RequestError, match="the key 1 is no string"):
+        begin({"enum": [{1: 1}]})
+    other = begin({"enum": [{"1": True}]}).defaults.output_format_schema
+    assert other["enum"][0]["1"] is True
+
+
 def nested(levels: int) -> Any:
     """A list that holds a list, and so on."""
     value: Any = []

@@ -54,6 +54,20 @@ def events(*ids: int) -> tuple[EventRow, ...]:
     return tuple(EventRow(number, f'"event {number}"') for number in ids)
 
 
+class Late:
+    """A row whose text is made when it is read, and who counts that."""
+
+    def __init__(self, body: str, **fields: object) -> None:
+        self.reads = 0
+        self._body = body
+        vars(self).update(fields)
+
+    @property
+    def body(self) -> str:
+        self.reads += 1
+        return self._body
+
+
 def everything(bench: Bench, run_id: str) -> dict[str, object]:
     """All that can be read of a run, for telling that nothing changed."""
     run = bench.store.get_run(OURS, run_id)
@@ -422,6 +436,23 @@ def test_releasing_a_lost_lease_does_nothing(bench: Bench) -> None:
 
 
 # ---------------------------------------------------------------- checkpoints
+
+
+def test_texts_that_are_made_late_are_stored_as_any_other(bench: Bench) -> None:
+    """A store that writes reads each once, one in memory only when it is asked."""
+    driven = bench.drive()
+    run_id, told = driven.run_id, Late('"told"', id=1)
+    where = {"run_id": run_id, "iteration": 1, "number": 1}
+    tried = Late('"tried"', **where, response='"said"')
+    jobs = (job(run_id, 1),)
+    bench.commit(driven, change(jobs=jobs, attempts=(tried,), events=(told,)))
+    lazy = bench.store.blocking is False
+    assert tried.reads == told.reads == (0 if lazy else 1)
+    bench.reopen()
+    assert bench.store.events(OURS, run_id) == (EventRow(1, '"told"'),)
+    row = AttemptRow(**where, body='"tried"', response='"said"')
+    assert bench.store.get_job(OURS, jobs[0].id)[1] == (row,)
+    assert tried.reads == told.reads == 1
 
 
 def test_a_checkpoint_is_durable(bench: Bench) -> None:
