@@ -12,7 +12,7 @@ from attrs import evolve
 from agentloop import AgentLoop, FunctionTools, Scope, tool
 from agentloop.core.config import Config, ToolChoice
 from agentloop.core.content import Message, Text, ToolUse
-from agentloop.core.phases import Infer, LoopState, ModelReplied
+from agentloop.core.phases import Infer, LoopState, ModelReplied, StopReason
 from agentloop.core.run import Usage
 from agentloop.ports import (
     AttemptReport,
@@ -88,13 +88,9 @@ class LeanSession:
                 ToolUse(f"t{number}", TOOL_NAME, {"day": "Friday", "room": number}),
             )
         )
-        replied = ModelReplied(
-            iteration=number,
-            attempt=command.attempt,
-            message=Message("assistant", content),
-            stop="end_turn" if last else "tool_use",
-            usage=_USAGE,
-        )
+        message = Message("assistant", content)
+        stop: StopReason = "end_turn" if last else "tool_use"
+        replied = ModelReplied(number, command.attempt, message, stop, _USAGE)
         return Inference(replied, _NOTHING_TO_REPORT)
 
     def request(self, command: Infer, job: JobContext) -> bytes:
