@@ -202,8 +202,6 @@ class Starting:
 
     def _tail(self, row: ConversationRow) -> list[Message]:
         """The conversation from its last assistant message on, or all of it."""
-        if row.version == 0:
-            return []
         reader, size = Reader(row.company_id), 4
         while True:
             since = max(row.version - size, 0)
