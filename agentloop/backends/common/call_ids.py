@@ -37,7 +37,7 @@ class CallIds:
 
     def following(self, block: B) -> B:
         """A call of the turn, or the result of one, under its id on the wire."""
-        if not isinstance(block, ToolUse | ToolResult):
+        if not self._renamed or not isinstance(block, (ToolUse, ToolResult)):
             return block
         found = self._renamed.get(block.tool_use_id)
         return block if found is None else evolve(block, tool_use_id=found)

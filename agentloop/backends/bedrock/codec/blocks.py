@@ -91,11 +91,11 @@ class Blocks:
 
     def said(self, block: Block) -> Wire | None:
         """A block of an assistant turn, or None when it cannot go back."""
+        if isinstance(block, Text):
+            return self.text(block)
+        if isinstance(block, ToolUse):
+            return self.tool_use(block)
         match block:
-            case Text():
-                return self.text(block)
-            case ToolUse():
-                return self.tool_use(block)
             case Reasoning():
                 return self.reasoning(block)
             case Opaque():
@@ -214,10 +214,10 @@ class Blocks:
 
     def result_part(self, block: Content) -> Wire | None:
         """One part of a tool result, or None when it cannot be sent."""
+        if isinstance(block, Text):
+            part = self.text(block)
+            return part and self.result_text(part["text"])
         match block:
-            case Text():
-                part = self.text(block)
-                return part and self.result_text(part["text"])
             case Json():
                 return self.result_json(block)
             case Image() | Document() if not self.can.result_media:

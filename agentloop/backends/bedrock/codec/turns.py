@@ -70,7 +70,7 @@ class Turns:
         """Take the next messages."""
         for message in messages:
             if message.role == "assistant":
-                if any(isinstance(block, ToolUse) for block in self._said):
+                if self._said and any(isinstance(b, ToolUse) for b in self._said):
                     self._close_assistant_turn()  # its calls come before what follows
                 if not self._speaking:
                     self._close_user_turn()
@@ -187,6 +187,8 @@ class Turns:
         return self.blocks.tool_result(self._ids.following(found))
 
     def _with_text(self, rest: list[Wire]) -> list[Wire]:
+        if not rest:
+            return rest
         kinds = {kind for part in rest for kind in part}
         if "document" not in kinds or "text" in kinds:
             return rest
