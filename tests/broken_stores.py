@@ -272,6 +272,15 @@ class BodiesCut(MemoryStore):
         return super().checkpoint(lease, revision, change, lease_seconds)
 
 
+class RowsOnly(MemoryStore):
+    """Events that are no rows of the port's own are left out."""
+
+    def checkpoint(self, lease, revision, change, lease_seconds):
+        rows = tuple(e for e in change.events if isinstance(e, EventRow))
+        change = evolve(change, events=rows)
+        return super().checkpoint(lease, revision, change, lease_seconds)
+
+
 class HalfCommits(MemoryStore):
     """A change that is refused leaves its jobs behind."""
 
@@ -499,6 +508,7 @@ ZOO = {
     CancelLost: "cancels are heard",
     BodiesParsed: "hostile values",
     BodiesCut: "large payloads",
+    RowsOnly: "texts are made late",
     HalfCommits: "misfits are refused whole",
     DeleteLeavesRuns: "delete takes everything",
     OldestFirst: "list conversations",

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from attrs import evolve
+from attrs import evolve, frozen
 
 from agentloop.core.run import Status
 from agentloop.ports import (
@@ -333,6 +333,35 @@ def events_after_an_id(s: Subject) -> None:
     s.commit(driven, change(events=kept))
     for after, wanted in ((0, kept), (2, kept[1:]), (5, kept[2:]), (10**30, ())):
         same(s.store.events(s.ours, driven.run_id, after), wanted, f"after {after}")
+
+
+@frozen
+class _Late:
+    """An attempt and an event in one, whose text is made when it is read."""
+
+    run_id: str
+    id: int = 1
+    iteration: int = 1
+    number: int = 1
+    response: str | None = None
+
+    @property
+    def body(self) -> str:
+        return f'"{self.run_id}"'
+
+
+@promise()
+def texts_are_made_late(s: Subject) -> None:
+    """Attempts and events need be no rows, but only have what rows have."""
+    driven = s.drive()
+    run_id, late = driven.run_id, _Late(driven.run_id)
+    jobs = (job(run_id, 1),)
+    s.commit(driven, change(jobs=jobs, attempts=(late,), events=(late,)))
+    events = s.store.events(s.ours, run_id)
+    same(events, (EventRow(late.id, late.body),), "the event")
+    row = AttemptRow(run_id=run_id, iteration=1, number=1, body=late.body)
+    run = s.store.get_run(s.ours, run_id)
+    same(s.store.get_job(s.mine, jobs[0].id), (jobs[0], (row,), run), "get_job")
 
 
 @promise()
