@@ -11,10 +11,12 @@ from agentloop.core.content import (
     Text,
     ToolResult,
     ToolUse,
+    calls_tools,
     is_blank,
     texts,
     tool_results,
     tool_uses,
+    without_blanks,
 )
 
 USE, OTHER = ToolUse("a", "docs-search", {}), ToolUse("b", "ask", {"x": 1})
@@ -55,6 +57,22 @@ def test_an_empty_message_has_nothing():
 def test_only_texts_of_white_space_are_blank(block, blank):
     """Any Unicode white space counts, a zero-width space is a character."""
     assert is_blank(block) is blank
+    said = (Text("1"), block, USE)
+    assert without_blanks(said) == ((Text("1"), USE) if blank else said)
+
+
+def test_content_without_blanks_is_the_very_same():
+    """Nothing is copied where nothing is taken out."""
+    said = (Text("1"), USE)
+    assert without_blanks(said) is said
+
+
+@pytest.mark.parametrize(
+    ("content", "calls"), [((), False), ((Text("1"), DONE), False), ((DONE, USE), True)]
+)
+def test_a_message_tells_whether_it_calls_tools(content, calls):
+    """One call anywhere in it is enough."""
+    assert calls_tools(Message("assistant", content)) is calls
 
 
 def test_a_result_is_no_error_unless_it_says_so():
