@@ -3,12 +3,10 @@
 The rules themselves are the core's; here they meet what the host registered.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Final
-
-from attrs import field, frozen
 
 from agentloop.core.catalog import RequestError
 from agentloop.core.config import (
@@ -30,17 +28,13 @@ from agentloop.wire import WireError, dump, to_json
 _TOOL_FIELDS: Final = frozenset({"client_tools", "tools"})
 
 
-@frozen
 class Configs:
     """The configs of one loop's conversations and runs."""
 
-    resources: Resources
-    _plain: Callable[[str], tuple[Config, str]] = field(init=False, eq=False)
-
-    @_plain.default
-    def _remembered(self) -> Callable[[str], tuple[Config, str]]:
-        """Most runs override nothing, and their conversations are of a few kinds."""
-        return lru_cache(KINDS)(self._of_defaults)
+    def __init__(self, resources: Resources) -> None:
+        self.resources = resources
+        # Most runs override nothing, and their conversations are of a few kinds.
+        self._plain = lru_cache(KINDS)(self._of_defaults)
 
     def of_run(
         self, row: ConversationRow, override: Override | None
