@@ -1,9 +1,11 @@
 """Both drivers against ports that break their contracts: typed ends, nothing hangs."""
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,20 +14,22 @@ from agentloop import AgentLoop, tool
 from agentloop.core.catalog import Failure
 from agentloop.core.content import Message, Text
 from agentloop.core.history import problems
-from agentloop.core.phases import Infer, ModelReplied
+from agentloop.core.phases import Infer, ModelFailed, ModelReplied
 from agentloop.core.routing import Offer
+from agentloop.core.run import Usage
 from agentloop.ports import (
     AttemptReport,
     ClaimRequest,
     Inference,
     JobContext,
     LeaseLostError,
-    Preceding,
+    Reader,
     SessionSetup,
     ToolAnswer,
     ToolCall,
 )
 from agentloop.stores.memory import MemoryStore
+from agentloop.stores.sqlite import SQLiteStore
 from agentloop.testing.fixed import HandClock
 from agentloop.testing.scripted import Reply, ScriptedBackend, Seen, calls, says
 from tests.faces import DEFAULTS, FACES, SCOPE, Rooms, both_faces
@@ -269,31 +273,92 @@ def test_a_backend_that_answers_with_junk_fails_the_run(face: str, infer: Any) -
     assert run.usage.attempts_without_usage == 1
 
 
-REPORTS: dict[str, Any] = {
+HI = Message("assistant", (Text("Hi"),))
+ODD: dict[str, Any] = {
     "an id": AttemptReport(provider_request_id=7),  # type: ignore[arg-type] # careless
     "a digest": AttemptReport(request_sha256=b"00"),  # type: ignore[arg-type]
     "a response": AttemptReport(response={"said": 1}),  # type: ignore[arg-type]
     "a note": AttemptReport(notes=(object(),)),  # type: ignore[arg-type]
-    "a preceding": AttemptReport(preceding=(Preceding(code=1, message="late"),)),  # type: ignore[arg-type]
+    "a preceding": AttemptReport(preceding=("late",)),  # type: ignore[arg-type]
+    "a message": Failure(kind="provider", message=None),  # type: ignore[arg-type]
+    "a kind": Failure(kind=None, message="late"),  # type: ignore[arg-type]
+    "a usage": Usage(3, None),  # type: ignore[arg-type]
+    "a dict": {"prompt_tokens": 1},
 }
 
 
-@both_faces
-@pytest.mark.parametrize("what", REPORTS)
-def test_a_report_that_holds_no_text_fails_the_attempt(face: str, what: str) -> None:
-    """It is found out before it is stored, so that jobs and events stay readable."""
+def _saying(odd: Any) -> Callable[[Infer], Inference]:
+    """A backend that answers, with one odd thing in what it says of the attempt."""
 
     def infer(command: Infer) -> Inference:
-        event = ModelReplied(1, 1, Message("assistant", (Text("Hi"),)), "end_turn")
-        return Inference(event, REPORTS[what])
+        usage = odd if isinstance(odd, Usage | dict) else None
+        replied = ModelReplied(1, 1, HI, "end_turn", usage)  # type: ignore[arg-type]
+        report = odd if isinstance(odd, AttemptReport) else AttemptReport()
+        if isinstance(odd, Failure):
+            failed = ModelFailed(iteration=1, attempt=1, failure=odd)
+            return Inference(failed, report)
+        return Inference(replied, report)
 
-    with FACES[face](Odd(infer)) as loop:
+    return infer
+
+
+@pytest.mark.parametrize("store", [MemoryStore, SQLiteStore])
+@both_faces
+@pytest.mark.parametrize("what", ODD)
+def test_what_a_backend_says_of_an_attempt_is_looked_at_before_it_is_kept(
+    face: str, what: str, store: Any, tmp_path: Path
+) -> None:
+    """The run ends, whatever is wrong with it; its jobs and events can be read."""
+    place = store() if store is MemoryStore else store(tmp_path / "store.db")
+    with FACES[face](Odd(_saying(ODD[what])), place) as loop:
         made = loop.create_conversation(defaults=DEFAULTS, scope=SCOPE)
         run = loop.run(made.id, "Hi", scope=SCOPE)
-        assert (run.status, run.error.type) == ("failed", "JobFailed")
-        assert "the backend raised TypeError" in run.error.message
+        assert run.status == "failed"
+        assert run.error.type in {"JobFailed", "AgentLoopWorkerLost"}
         [found] = loop.list_jobs(run.id, scope=SCOPE)
-        assert [attempt.outcome for attempt in found.attempts] == ["provider"]
+        assert all(attempt.outcome == "provider" for attempt in found.attempts)
+        assert [e.kind for e in loop.events(run.id, scope=SCOPE)][-1] == "terminal"
+
+
+@both_faces
+def test_a_list_of_notes_that_grows_rewrites_no_attempt(face: str) -> None:
+    """What was reported is kept as it was then, and nothing is as good as no notes."""
+    notes: list[str] = []
+
+    def infer(command: Infer) -> Inference:
+        notes.append(f"note {command.attempt}")
+        failed = ModelFailed(
+            iteration=1, attempt=1, failure=Failure(kind="overloaded", message="busy")
+        )
+        event = failed if command.attempt == 1 else ModelReplied(1, 2, HI, "end_turn")
+        report = AttemptReport(notes=notes, preceding=None)  # type: ignore[arg-type]
+        return Inference(event, report)
+
+    store = MemoryStore()
+    with FACES[face](Odd(infer), store, pause=lambda delay, at_least: 0.0) as loop:
+        made = loop.create_conversation(defaults=DEFAULTS, scope=SCOPE)
+        run = loop.run(made.id, "Hi", scope=SCOPE)
+        assert run.status == "completed"
+        [job] = loop.list_jobs(run.id, scope=SCOPE)
+    _, attempts, _ = store.get_job(Reader(SCOPE.company_id), job.id)
+    told = [json.loads(attempt.body)["notes"] for attempt in attempts]
+    assert told == [["note 1"], ["note 1", "note 2"]]
+
+
+@pytest.mark.parametrize("store", [MemoryStore, SQLiteStore])
+@both_faces
+def test_a_tool_servers_failure_that_holds_no_text_costs_its_call(
+    face: str, store: Any, tmp_path: Path
+) -> None:
+    """The model is told, and the run's events can be read."""
+    odd = Failure(kind="mcp_server", message="bad", code=object())  # type: ignore[arg-type]
+    place = store() if store is MemoryStore else store(tmp_path / "store.db")
+    backend = ScriptedBackend(forever=booking(1))
+    tools = {"rooms": Rooms(lambda call: odd)}
+    with FACES[face](backend, place, tools) as loop:
+        made = loop.create_conversation(defaults=DEFAULTS, scope=SCOPE)
+        run = loop.run(made.id, "Hi", scope=SCOPE)
+        assert run.status == "completed"
         assert [e.kind for e in loop.events(run.id, scope=SCOPE)][-1] == "terminal"
 
 

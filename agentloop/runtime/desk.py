@@ -197,8 +197,6 @@ class Desk:
     def _take_performed(self, done: Performed, *, stopping: bool = False) -> None:
         if self.flying.pop(effect_id(done.effect), None) is None or self.finished:
             return
-        if done.attempt is not None:
-            self.journal.keep(done.attempt)
         if isinstance(done.effect, Discover) and self.performer.drive.toolbox:
             self.journal.keep_setup_once(self.performer.drive)
         if done.told:
@@ -208,6 +206,8 @@ class Desk:
             event = DeadlinePassed()  # cut short by that, so not at fault
         if not (stopping and self._is_overruled(event)):
             self._step(event)
+        if done.attempt is not None:  # not before its usage was counted
+            self.journal.keep(done.attempt)
 
     def _is_overruled(self, event: Event) -> bool:
         """Whether a cancel that was accepted tells the end in an event's place."""

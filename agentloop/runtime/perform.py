@@ -40,6 +40,7 @@ from agentloop.ports import (
     Inference,
     JobContext,
     LeaseLostError,
+    Preceding,
     Session,
     StoreUnavailableError,
     ToolAnswer,
@@ -152,9 +153,8 @@ class Performer:
         event, changed = self._cleaned(_addressed(command, found.event))
         if isinstance(event, ModelReplied) and not calls_tools(event.message):
             event = evolve(event, answer=self._answer(event.message))
-        report, now = found.report, self._clock.now()
+        report, now = _as_given(found.report), self._clock.now()
         failure = event.failure if isinstance(event, ModelFailed) else None
-        _check_told(report, failure)
         record = Attempted(
             self.run_id,
             command.iteration,
@@ -166,6 +166,7 @@ class Performer:
             self._began or now,
             now,
         )
+        _check_texts(record)
         if not changed and not report.notes:
             return Performed(command, event, record)
         place = {"iteration": command.iteration, "attempt": command.attempt}
@@ -269,6 +270,7 @@ class Performer:
     def called(self, call: Call, answer: ToolAnswer | Failure) -> Performed:
         """The event of a call: its result made storable, or its failure."""
         if isinstance(answer, Failure):
+            _check_failure(answer)
             return Performed(call, ToolFailed(call.key, call.attempt, answer))
         try:
             content, changed = _storable(answer.content, self.options.max_result_bytes)
@@ -395,21 +397,40 @@ def _addressed(
     return evolve(event, iteration=command.iteration, attempt=command.attempt)
 
 
-def _check_told(report: AttemptReport, failure: Failure | None) -> None:
-    """Refuse what has no text now, for a record may be read long after.
+def _as_given(report: AttemptReport) -> AttemptReport:
+    """The report as it is now: lists of a careless backend's may still grow."""
+    if type(report.notes) is tuple and type(report.preceding) is tuple:
+        return report
+    notes, preceding = tuple(report.notes or ()), tuple(report.preceding or ())
+    return evolve(report, notes=notes, preceding=preceding)
+
+
+def _check_texts(record: Attempted) -> None:
+    """Have it found out now if something has no text; it may be read long after.
 
     Raises:
-        TypeError: a backend reported, against its contract, what is no text.
+        TypeError, WireError: a backend reported such a thing against its contract.
     """
-    told = [report.provider_request_id, report.request_sha256, report.response]
-    told += report.notes
-    for one in report.preceding:
-        told += [one.code, one.message, one.provider_request_id]
-    if failure is not None:
-        told += [failure.kind, failure.message, failure.code]
-    for text in told:
+    report = record.report
+    for text in (report.provider_request_id, report.request_sha256, report.response):
         if text is not None and not isinstance(text, str):
             raise TypeError(f"a backend reported {type(text).__name__} for a text")
+    for one in report.preceding:
+        if not isinstance(one, Preceding):
+            raise TypeError(f"a backend reported {type(one).__name__} as preceding")
+    if record.failure is not None or report.notes or report.preceding:
+        _ = record.body  # made for this alone, which is rare
+
+
+def _check_failure(failure: Failure) -> None:
+    """The same for what a tool server says of its failure, which is told in events.
+
+    Raises:
+        TypeError: it holds what is no text.
+    """
+    for text in (failure.kind, failure.message, failure.code or ""):
+        if not isinstance(text, str):
+            raise TypeError(f"a failure has {type(text).__name__} for a text")
 
 
 def _told_the_model(call: Call, text: str) -> Performed:
