@@ -11,7 +11,6 @@ from agentloop.core.content import (
     Text,
     ToolResult,
     ToolUse,
-    calls_tools,
     is_blank,
     texts,
     tool_results,
@@ -65,14 +64,6 @@ def test_content_without_blanks_is_the_very_same():
     """Nothing is copied where nothing is taken out."""
     said = (Text("1"), USE)
     assert without_blanks(said) is said
-
-
-@pytest.mark.parametrize(
-    ("content", "calls"), [((), False), ((Text("1"), DONE), False), ((DONE, USE), True)]
-)
-def test_a_message_tells_whether_it_calls_tools(content, calls):
-    """One call anywhere in it is enough."""
-    assert calls_tools(Message("assistant", content)) is calls
 
 
 def test_a_result_is_no_error_unless_it_says_so():

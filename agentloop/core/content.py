@@ -113,14 +113,6 @@ def tool_uses(message: Message) -> tuple[ToolUse, ...]:
     return tuple([block for block in message.content if isinstance(block, ToolUse)])
 
 
-def calls_tools(message: Message) -> bool:
-    """Whether a message holds any call."""
-    for block in message.content:  # noqa: SIM110 - `any` over a generator costs thrice
-        if isinstance(block, ToolUse):
-            return True
-    return False
-
-
 def tool_results(message: Message) -> tuple[ToolResult, ...]:
     """The results in a message, in their order."""
     return tuple([block for block in message.content if isinstance(block, ToolResult)])
@@ -142,6 +134,6 @@ def is_blank(block: Block) -> bool:
 def without_blanks(content: tuple[Block, ...]) -> tuple[Block, ...]:
     """The blocks that are not blank; the very same tuple where none is."""
     for block in content:
-        if isinstance(block, Text) and not block.text.strip():
+        if is_blank(block):
             return tuple([block for block in content if not is_blank(block)])
     return content

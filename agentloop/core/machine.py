@@ -43,6 +43,7 @@ from agentloop.core.content import (
     ToolResult,
     ToolUse,
     texts,
+    tool_results,
     tool_uses,
     without_blanks,
 )
@@ -258,9 +259,8 @@ def _unusable(said: Message, uses: tuple[ToolUse, ...]) -> str | None:
     """Why a turn cannot be kept at all, because no history could hold it."""
     if len(uses) > 1 and (twice := _repeated([use.tool_use_id for use in uses])):
         return f"it uses the tool_use_id {twice!r} for two calls"
-    for block in said.content:
-        if isinstance(block, ToolResult):
-            return "it holds results, which only a caller or a tool may give"
+    if tool_results(said):
+        return "it holds results, which only a caller or a tool may give"
     if not uses and not any(isinstance(block, Text) for block in said.content):
         return "it holds neither text nor a tool call"
     return None
@@ -360,7 +360,7 @@ def _running(plan: Plan, phase: CallingTools, key: str) -> int | None:
     """The position of a call that may be running; no other can have an answer."""
     for call in _window(plan, phase):
         if call.key == key:
-            return phase.calls.index(call) if len(phase.calls) > 1 else 0
+            return phase.calls.index(call)
     return None
 
 

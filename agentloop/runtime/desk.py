@@ -93,15 +93,12 @@ class Desk:
 
     def plan(self) -> None:
         """Schedule whatever the state asks for and is not under way yet."""
-        something_known = self.flying or self._due or self._waiting
+        nothing_known = self.quiet
         for effect in effects_of(next_command(self.state)):
             id_ = effect_id(effect)
-            if something_known and self._knows(id_):
+            if not nothing_known and self._knows(id_):
                 continue
-            if effect.delay or effect.at_least:
-                self._schedule(id_, effect)
-            else:
-                self._due[id_] = effect
+            self._schedule(id_, effect)
             if (told := of_effect(self.journal.run_id, effect)) is not None:
                 self._told.append(told)
 
@@ -109,8 +106,10 @@ class Desk:
         return id_ in self.flying or id_ in self._due or id_ in self._waiting
 
     def _schedule(self, id_: EffectId, effect: Effect) -> None:
-        """Have an effect begin when its time has come."""
-        wait = self.performer.options.pause(effect.delay, effect.at_least)
+        """Have an effect begin at once, or when its time has come."""
+        wait = 0.0
+        if effect.delay or effect.at_least:
+            wait = self.performer.options.pause(effect.delay, effect.at_least)
         if wait > 0:
             self._waiting[id_] = self._clock.monotonic() + wait, effect
         else:

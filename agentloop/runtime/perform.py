@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from attrs import evolve
 
 from agentloop.core.catalog import Failure, describe
-from agentloop.core.content import Content, Message, Text, calls_tools
+from agentloop.core.content import Content, Message, Text, tool_uses
 from agentloop.core.phases import (
     Answer,
     Call,
@@ -151,7 +151,7 @@ class Performer:
     def inferred(self, command: Infer, found: Inference) -> Performed:
         """The event of an attempt, with its answer decoded, and its record."""
         event, changed = self._cleaned(_addressed(command, found.event))
-        if isinstance(event, ModelReplied) and not calls_tools(event.message):
+        if isinstance(event, ModelReplied) and not tool_uses(event.message):
             event = evolve(event, answer=self._answer(event.message))
         report, now = _as_given(found.report), self._clock.now()
         failure = event.failure if isinstance(event, ModelFailed) else None

@@ -234,11 +234,11 @@ class MemoryStore:
     ) -> bool:
         """See `Store.checkpoint`."""
         with self._lock:
-            run = fence(lease, self._runs.get(lease.run_id))
+            run = self._held(lease)
             if not repeated(lease, revision, run):
                 check_change(lease, change, run)
                 self._commit(run, change, self._clock.now())
-                run.lease_until = self._clock.monotonic() + lease_seconds
+                run.lease_until = self._seconds() + lease_seconds
             return run.cancel_requested
 
     def finalize(self, lease: Lease, revision: int, final: Final) -> RunRow:

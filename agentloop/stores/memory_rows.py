@@ -52,8 +52,16 @@ class Run:
     jobs: dict[int, JobRow] = field(factory=dict)
     attempts: dict[tuple[int, int], NewAttempt] = field(factory=dict)
     events: list[NewEvent] = field(factory=list)
-    staged: int = 0
-    last_event: int = 0
+
+    @property
+    def last_event(self) -> int:
+        """Id of the last event, 0 when there is none."""
+        return self.events[-1].id if self.events else 0
+
+    @property
+    def staged(self) -> int:
+        """How many messages are kept."""
+        return len(self.messages)
 
     def row(self) -> RunRow:
         """The row as it is now; asked for so often that `evolve` would tell."""
@@ -85,8 +93,7 @@ class Run:
                 the change is kept then.
         """
         jobs, attempts = change.jobs, change.attempts
-        rare = change.setup is not None or bool(change.results)
-        if rare:
+        if change.setup is not None or change.results:
             self._refuse_known(change)
         if jobs:
             refuse_known("iteration", self.jobs, [job.iteration for job in jobs])
@@ -101,14 +108,11 @@ class Run:
         self.iterations = change.iterations
         if change.messages:
             self.messages += zip(change.messages, repeat(now))
-            self.staged = len(self.messages)
             self.results.clear()
-        if change.events:
-            self.events += change.events
-            self.last_event = change.events[-1].id
-        if rare:
-            self.setup = self.setup if change.setup is None else change.setup
-            self.results.update(change.results)
+        self.results.update(change.results)
+        self.events += change.events
+        if change.setup is not None:
+            self.setup = change.setup
 
     def _refuse_known(self, change: Checkpoint) -> None:
         if change.setup is not None and self.setup is not None:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Final as Constant
 from typing import Protocol, TypeVar
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from agentloop.core.run import TERMINAL, Status
 from agentloop.core.values import value
@@ -20,7 +20,6 @@ from agentloop.ports.store import (
     Lease,
     LeaseLostError,
     NewAttempt,
-    NewEvent,
 )
 from agentloop.stores.clock import instant, moment
 
@@ -226,22 +225,7 @@ def ending(final: Final, *, in_time: bool) -> Ending:
         "failed" if lost else final.status,
         final.conflict_result if lost else final.result,
         final.keep and in_time,
-        _with_event(final.last, event),
-    )
-
-
-def _with_event(last: Checkpoint, event: NewEvent) -> Checkpoint:
-    """The last change with one event more; `evolve` costs ten times as much."""
-    return Checkpoint(
-        last.header,
-        last.iterations,
-        last.setup,
-        last.first_message,
-        last.messages,
-        last.results,
-        last.jobs,
-        last.attempts,
-        (*last.events, event),
+        evolve(final.last, events=(*final.last.events, event)),
     )
 
 

@@ -70,7 +70,7 @@ class Turns:
         """Take the next messages."""
         for message in messages:
             if message.role == "assistant":
-                if self._said and any(isinstance(b, ToolUse) for b in self._said):
+                if any(isinstance(block, ToolUse) for block in self._said):
                     self._close_assistant_turn()  # its calls come before what follows
                 if not self._speaking:
                     self._close_user_turn()
