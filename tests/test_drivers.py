@@ -276,13 +276,13 @@ def test_a_backend_that_answers_with_junk_fails_the_run(face: str, infer: Any) -
 HI = Message("assistant", (Text("Hi"),))
 ODD: dict[str, Any] = {
     "an id": AttemptReport(provider_request_id=7),  # type: ignore[arg-type] # careless
-    "a digest": AttemptReport(request_sha256=b"00"),  # type: ignore[arg-type]
-    "a response": AttemptReport(response={"said": 1}),  # type: ignore[arg-type]
-    "a note": AttemptReport(notes=(object(),)),  # type: ignore[arg-type]
-    "a preceding": AttemptReport(preceding=("late",)),  # type: ignore[arg-type]
-    "a message": Failure(kind="provider", message=None),  # type: ignore[arg-type]
-    "a kind": Failure(kind=None, message="late"),  # type: ignore[arg-type]
-    "a usage": Usage(3, None),  # type: ignore[arg-type]
+    "a digest": AttemptReport(request_sha256=b"00"),  # type: ignore[arg-type] # careless
+    "a response": AttemptReport(response={"said": 1}),  # type: ignore[arg-type] # careless
+    "a note": AttemptReport(notes=(object(),)),  # type: ignore[arg-type] # careless
+    "a preceding": AttemptReport(preceding=("late",)),  # type: ignore[arg-type] # careless
+    "a message": Failure(kind="provider", message=None),  # type: ignore[arg-type] # careless
+    "a kind": Failure(kind=None, message="late"),  # type: ignore[arg-type] # careless
+    "a usage": Usage(3, None),  # type: ignore[arg-type] # careless
     "a dict": {"prompt_tokens": 1},
 }
 
@@ -292,7 +292,7 @@ def _saying(odd: Any) -> Callable[[Infer], Inference]:
 
     def infer(command: Infer) -> Inference:
         usage = odd if isinstance(odd, Usage | dict) else None
-        replied = ModelReplied(1, 1, HI, "end_turn", usage)  # type: ignore[arg-type]
+        replied = ModelReplied(1, 1, HI, "end_turn", usage)  # type: ignore[arg-type] # careless
         report = odd if isinstance(odd, AttemptReport) else AttemptReport()
         if isinstance(odd, Failure):
             failed = ModelFailed(iteration=1, attempt=1, failure=odd)
@@ -331,7 +331,7 @@ def test_a_list_of_notes_that_grows_rewrites_no_attempt(face: str) -> None:
             iteration=1, attempt=1, failure=Failure(kind="overloaded", message="busy")
         )
         event = failed if command.attempt == 1 else ModelReplied(1, 2, HI, "end_turn")
-        report = AttemptReport(notes=notes, preceding=None)  # type: ignore[arg-type]
+        report = AttemptReport(notes=notes, preceding=None)  # type: ignore[arg-type] # careless
         return Inference(event, report)
 
     store = MemoryStore()
@@ -351,7 +351,7 @@ def test_a_tool_servers_failure_that_holds_no_text_costs_its_call(
     face: str, store: Any, tmp_path: Path
 ) -> None:
     """The model is told, and the run's events can be read."""
-    odd = Failure(kind="mcp_server", message="bad", code=object())  # type: ignore[arg-type]
+    odd = Failure(kind="mcp_server", message="bad", code=object())  # type: ignore[arg-type] # careless
     place = store() if store is MemoryStore else store(tmp_path / "store.db")
     backend = ScriptedBackend(forever=booking(1))
     tools = {"rooms": Rooms(lambda call: odd)}

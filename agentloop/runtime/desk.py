@@ -77,7 +77,10 @@ class Desk:
             journal.keep_setup_once(drive)
 
     def become(self, state: LoopState) -> None:
-        """Stand at a state; `finished` says whether only the end is left to store."""
+        """Stand at a state; `finished` says whether only the end is left to store.
+
+        It is noted here, where alone the state changes, as it is asked on every step.
+        """
         self.state = state
         self.finished = isinstance(state.phase, Finished)
 
